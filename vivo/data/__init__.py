@@ -1,0 +1,1 @@
+"""Readers and stores: annotations, region features, batches. Knows nothing of the model."""
