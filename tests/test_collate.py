@@ -1,0 +1,143 @@
+"""Batches, by hand."""
+
+import numpy as np
+import pytest
+import torch
+from vivo.data.collate import (
+    CaptionCollator,
+    ContextCollator,
+    Limits,
+    TagCollator,
+    box_positions,
+    detected_tags,
+    tag_positions,
+)
+from vivo.data.text import TagPieces, decode_caption, encode_caption, load_tokenizer
+from vivo.data.types import Regions
+from vivo.weights import bert_folder
+
+LIMITS = Limits(max_regions=4, max_tag_tokens=8, max_caption_tokens=12, tag_position_offset=12)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(bert_folder("minilm"))
+
+
+def regions(count: int, labels: list[str] | None = None) -> Regions:
+    boxes = np.array([[10 * i, 5, 10 * i + 20, 25] for i in range(count)], dtype=np.float32)
+    return Regions(boxes, np.arange(count * 3, dtype=np.float16).reshape(count, 3), labels or [""] * count,
+                   np.full(count, 0.5, dtype=np.float32), 200, 50)
+
+
+def test_box_positions_by_hand():
+    assert box_positions(np.array([[20, 5, 120, 30]], dtype=np.float32), 200, 50).tolist() == [
+        pytest.approx([0.1, 0.1, 0.6, 0.6, 0.5, 0.5])
+    ]
+
+
+def test_tags_of_regions_come_once_and_unnamed_ones_not():
+    assert detected_tags(regions(4, ["dog", "", "hot dog", "dog"])) == ["dog", "hot dog"]
+
+
+def test_tag_positions_leave_a_gap_between_tags():
+    assert tag_positions([(1,), (2, 3), (4,)], 40) == [40, 42, 43, 45]
+
+
+def test_a_tag_is_never_split(tokenizer):
+    pieces = TagPieces(tokenizer)
+    assert pieces.cut(["dog", "hot dog", "cat"], 2) == [pieces("dog"), pieces("cat")]
+
+
+def tag_batch(tokenizer, examples, **options):
+    options = {"share_min": 1.0, "share_max": 1.0, "at_most": 0} | options
+    return TagCollator(tokenizer, LIMITS, 0, **options)(examples)
+
+
+def test_masked_slots_groups_and_targets_belong_together(tokenizer):
+    examples = [
+        (0, "a", ["dog", "hot dog", "cat"], regions(2)),
+        (0, "b", [], regions(1)),  # no tags and no masked tags are valid
+        (0, "c", ["teddy bear"], regions(4)),
+    ]
+    batch = tag_batch(tokenizer, examples)
+    assert batch["tag_ids"].shape == (3, 4) and batch["region_features"].shape == (3, 4, 3)
+    assert batch["tag_mask"].sum(1).tolist() == [4, 0, 2] and batch["region_mask"].sum(1).tolist() == [2, 1, 4]
+    assert (batch["tag_ids"].flatten()[batch["slot_index"]] == tokenizer.mask_token_id).all()
+    groups = []
+    for slots, size in zip(batch["group_slots"], batch["group_size"], strict=True):
+        words = [tokenizer.decode(batch["target_ids"][row[row >= 0]]) for row in slots[:size]]
+        groups.append(sorted(words))
+    assert sorted(groups) == [["cat", "dog"], ["hot dog"], ["teddy bear"]]
+    assert sorted(batch["group_slots"][batch["group_slots"] >= 0].tolist()) == list(range(6))
+
+
+def test_share_is_kept_and_order_differs_by_epoch_but_not_by_batch(tokenizer):
+    tags = ["dog", "cat", "cow", "pig", "fox", "bee"]
+    one = tag_batch(tokenizer, [(0, "a", tags, regions(1))], share_min=0.5, share_max=0.5)
+    same = tag_batch(tokenizer, [(0, "z", tags, regions(1)), (0, "a", tags, regions(1))], share_min=0.5, share_max=0.5)
+    later = tag_batch(tokenizer, [(1, "a", tags, regions(1))], share_min=0.5, share_max=0.5)
+    assert len(one["target_ids"]) == 3
+    assert torch.equal(one["tag_ids"][0], same["tag_ids"][1])
+    assert not torch.equal(one["tag_ids"], later["tag_ids"])
+
+
+def caption_batch(tokenizer, supervision: str, examples, **options):
+    options = {"probability": 0.15, "captions_per_picture": 1, "tag_dropout": 0.0} | options
+    return CaptionCollator(tokenizer, LIMITS, 0, supervision, **options)(examples)
+
+
+def test_dense_supervises_every_token_and_the_end(tokenizer):
+    batch = caption_batch(tokenizer, "dense", [(0, "a", ["dog"], ["a red dog"], regions(2))])
+    words = tokenizer.convert_ids_to_tokens(batch["text_ids"][0])
+    assert words == ["[CLS]", "a", "red", "dog"] + ["[MASK]"] * 4
+    assert batch["text_positions"][0].tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
+    assert batch["target_index"].tolist() == [4, 5, 6, 7]
+    assert tokenizer.convert_ids_to_tokens(batch["target_ids"]) == ["a", "red", "dog", "[SEP]"]
+
+
+def test_masked_hides_what_it_asks_for(tokenizer):
+    batch = caption_batch(tokenizer, "masked", [(0, "a", [], ["a red dog runs"], regions(1))], probability=0.5)
+    flat = batch["text_ids"].flatten()
+    assert (flat[batch["target_index"]] == tokenizer.mask_token_id).all() and len(batch["target_ids"]) == 3
+    flat = flat.clone()
+    flat[batch["target_index"]] = batch["target_ids"]
+    assert tokenizer.convert_ids_to_tokens(flat) == ["[CLS]", "a", "red", "dog", "runs", "[SEP]"]
+
+
+def test_epochs_walk_through_all_captions_of_a_picture(tokenizer):
+    captions = ["one dog", "two cats", "three cows"]
+    seen = []
+    for epoch in range(3):
+        batch = caption_batch(tokenizer, "dense", [(epoch, "a", [], captions, regions(1))])
+        seen.append(decode_caption(tokenizer, batch["target_ids"].tolist()))
+    assert sorted(seen) == sorted(captions)
+
+
+def test_several_captions_in_one_row(tokenizer):
+    examples = [(0, "a", [], ["one dog", "two brown cats"], regions(1)), (0, "b", [], ["a cow"], regions(1))]
+    batch = caption_batch(tokenizer, "dense", examples, captions_per_picture=2)
+    assert batch["text_ids"].shape == (2, 2 * 3 + 2 * 4)
+    texts = decode_caption(tokenizer, batch["target_ids"][:3].tolist()), decode_caption(
+        tokenizer, batch["target_ids"][3:7].tolist())
+    assert sorted(texts) == ["one dog", "two brown cats"]
+
+
+def test_tag_dropout_leaves_out_the_stated_share(tokenizer):
+    tags = ["dog", "cat", "cow", "pig"]
+    kept = sum(
+        caption_batch(tokenizer, "dense", [(epoch, "a", tags, ["x"], regions(1))], tag_dropout=0.3)["tag_mask"].sum()
+        for epoch in range(200)
+    )
+    assert abs(kept.item() / 800 - 0.7) < 0.05
+
+
+def test_context_for_prediction_is_not_random(tokenizer):
+    batch = ContextCollator(tokenizer, LIMITS, 0)([("a", ["dog", "hot dog"], regions(6))])
+    assert tokenizer.convert_ids_to_tokens(batch["tag_ids"][0]) == ["dog", "hot", "dog"]
+    assert batch["region_features"].shape == (1, 4, 3)  # the first max_regions
+
+
+def test_captions_survive_the_round_trip(tokenizer):
+    for text in ("a hot dog on a table.", "the man's t-shirt is red, not blue", "two ice creams!"):
+        assert decode_caption(tokenizer, encode_caption(tokenizer, text, 40)) == text

@@ -1,0 +1,280 @@
+"""Configurations: the layers and their order, every refusal in words, and no field that nobody reads."""
+
+import ast
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vivo.config import (
+    DataConfig,
+    EvalConfig,
+    TrainConfig,
+    configs_dir,
+    load_config,
+    load_eval_config,
+    to_yaml,
+    validate,
+)
+from vivo.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIMAL = "init: minilm\ndata: {regions: r, examples: e}\noptim: {steps: 10}\n"
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    return write(tmp_path, "run.yaml", MINIMAL)
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    """The message with which `path` is refused: one line that names a source."""
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- layers ----------------------------------------------------------------------------------
+
+
+def test_defaults_are_kept_where_no_layer_sets_a_field(minimal: Path) -> None:
+    expected = TrainConfig(init="minilm", data=DataConfig(regions="r", examples="e"))
+    expected.optim.steps = 10
+    assert load_config(minimal) == expected
+
+
+def test_file_wins_over_bases_and_overrides_over_all(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", MINIMAL + "seed: 1\nout: from_base\nmodel: {dropout: 0.3, layers: 4}\n")
+    write(tmp_path, "sub/middle.yaml", "base: ../base.yaml\nseed: 2\nmodel: {dropout: 0.2}\n")
+    path = write(tmp_path, "sub/run.yaml", "base: middle.yaml\nseed: 3\nmodel:\n")
+    config = load_config(path, ["seed=4", "optim.lr=1e-4", "model.layers=null"])
+    assert (config.seed, config.out, config.model.dropout, config.model.layers) == (4, "from_base", 0.2, None)
+    assert config.optim.lr == 1e-4 and isinstance(config.optim.lr, float)
+    assert load_config(path).model.layers == 4
+
+
+@pytest.mark.parametrize("text", ["runs/a=b", "1:2", "", "yes", "012"])
+def test_text_overrides_are_taken_as_they_stand(minimal: Path, text: str) -> None:
+    # YAML would make 62, null, true and 10 of the last four.
+    assert load_config(minimal, [f"data.vocabulary={text}"]).data.vocabulary == text
+
+
+def test_values_are_typed(minimal: Path) -> None:
+    config = load_config(minimal, ["loss.hungarian=false", "optim.eps=1e-6", "optim.clip_norm=2", "model.layers=3"])
+    values = (config.loss.hungarian, config.optim.eps, config.optim.clip_norm, config.model.layers)
+    assert values == (False, 1e-6, 2.0, 3)
+    assert [type(value) for value in values] == [bool, float, float, int]
+
+
+def test_yaml_round_trip(tmp_path: Path, minimal: Path) -> None:
+    config = load_config(minimal, ["model.layers=2", "optim.lr=0.00031", "tracking.wandb=offline", "out=1:2"])
+    assert load_config(write(tmp_path, "again.yaml", to_yaml(config))) == config
+
+
+# ---- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("optim.weight_decey", "optim.weight_decay"),
+        ("lr", "optim.lr"),
+        ("data.at_most", "masking.at_most"),
+        ("optimizer", "optim"),
+        ("xyz", ""),  # some valid key, whichever
+        ("seeds", "seed"),
+    ],
+)
+def test_unknown_keys_name_source_key_and_nearest(minimal: Path, key: str, nearest: str) -> None:
+    words = f"command line: unknown key {key}; the nearest valid key is "
+    message = refusal(minimal, f"{key}=1")
+    assert message == words + nearest if nearest else message.startswith(words)
+
+
+def test_unknown_key_in_a_base_names_the_base(tmp_path: Path) -> None:
+    base = write(tmp_path, "base.yaml", MINIMAL + "masking: {at_mots: 1}\n")
+    run = write(tmp_path, "run.yaml", "base: base.yaml\n")
+    assert refusal(run) == f"{base}: unknown key masking.at_mots; the nearest valid key is masking.at_most"
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("seed: 1.5", "seed"),
+        ("seed: true", "seed"),
+        ("seed: null", "seed"),
+        ("seed: [1, 2]", "seed"),
+        ("out: 5", "out"),
+        ("loss: {hungarian: 3}", "loss.hungarian"),
+        ("loss: {hungarian: maybe}", "loss.hungarian"),
+        ("model: {layers: two}", "model.layers"),
+        ("model: {dropout: some}", "model.dropout"),
+        ("model: 3", "model"),
+        ("seed: {value: 3}", "seed"),
+        ("out: ${nowhere}", "out"),
+        ("out: ???", "out"),
+    ],
+)
+def test_wrong_types_name_file_and_key(tmp_path: Path, line: str, key: str) -> None:
+    base = write(tmp_path, "base.yaml", MINIMAL)
+    path = write(tmp_path, "run.yaml", f"base: {base.name}\n{line}\n")
+    assert refusal(path).startswith(f"{path}: {key}: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective=caption", "objective: 'caption' is none of tags, captions; the nearest is captions"),
+        ("optim.schedule=cos", "optim.schedule: 'cos' is none of linear, cosine, constant; the nearest is cosine"),
+        ("model.dropout=1.5", "model.dropout: must be from 0 to 1, not 1.5"),
+        ("optim.lr=-1", "optim.lr: must be 0 or more, not -1.0"),
+        ("optim.lr=.nan", "optim.lr: must be 0 or more, not nan"),
+        ("model.layers=0", "model.layers: must be 1 or more, not 0"),
+        ("seed", "'seed' is not an override; write key=value, as in optim.lr=1e-4"),
+        ("--seed=1", "'--seed=1' is not an override; write key=value, as in optim.lr=1e-4"),
+    ],
+)
+def test_values_out_of_range_name_the_command_line(minimal: Path, override: str, words: str) -> None:
+    assert refusal(minimal, override) == f"command line: {words}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["init="], "init: is needed"),
+        (["data.regions="], "data.regions: is needed"),
+        (["optim.epochs=1"], "optim.steps, optim.epochs: exactly one must be above 0, not 10 and 1"),
+        (["optim.steps=0"], "optim.steps, optim.epochs: exactly one must be above 0, not 0 and 0"),
+        (["optim.lr=0"], "optim.lr: must be above 0"),
+        (["optim.warmup_steps=11"], "optim.warmup_steps: 11 is more than optim.steps, 10"),
+        (["optim.micro_batch_size=7"], "optim.micro_batch_size: 7 does not divide optim.batch_size, 64"),
+        (["model.heads=5"], "model.heads: 5 does not divide model.hidden_size, 384"),
+        (["masking.share_max=0.1"], "masking.share_min: 0.15 is more than masking.share_max, 0.1"),
+        (["data.tags=none"], 'data.tags: objective "tags" learns tags'),
+        (["data.tag_dropout=0.1"], 'data.tag_dropout: is for objective "captions"'),
+        (["tracking.validate_every=5"], "tracking.validate_every: needs data.validation_regions"),
+    ],
+)
+def test_fields_are_checked_against_each_other(minimal: Path, overrides: list[str], words: str) -> None:
+    assert refusal(minimal, *overrides).startswith(f"{minimal} with overrides: {words}")
+
+
+def test_validate_checks_a_changed_configuration(minimal: Path) -> None:
+    config = load_config(minimal)
+    config.optim.beta1 = math.nan
+    with pytest.raises(UserError, match=r"^optim\.beta1: must be from 0 to 1, not nan$"):
+        validate(config)
+
+
+def test_cyclic_bases_are_refused(tmp_path: Path) -> None:
+    first = write(tmp_path, "first.yaml", "base: second.yaml\n")
+    second = write(tmp_path, "second.yaml", "base: third.yaml\n")
+    third = write(tmp_path, "third.yaml", "base: second.yaml\n")
+    assert refusal(first).startswith(f"{third}: base: comes back to {second}")
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    assert refusal(missing) == f"{missing}: no such configuration file"
+    orphan = write(tmp_path, "orphan.yaml", "base: missing.yaml\n")
+    assert refusal(orphan) == f"{orphan}: base: there is no file {missing}"
+    for name, text in (("twice", "seed: 1\nseed: 2\n"), ("broken", "seed: [1\n"), ("list", "- 1\n"), ("word", "x\n")):
+        path = write(tmp_path, f"{name}.yaml", text)
+        assert refusal(path).startswith(f"{path}: ")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00seed")
+    assert refusal(binary).startswith(f"{binary}: cannot be read")
+
+
+def test_evaluation_configurations(tmp_path: Path) -> None:
+    path = write(tmp_path, "eval.yaml", "checkpoint: c\nregions: r\nreferences: n\ndecode: {beam: 5}\n")
+    config = load_eval_config(path, ["tags=none"])
+    assert (config.decode.beam, config.tags, config.decode.max_tokens) == (5, "none", 20)
+    with pytest.raises(UserError, match="references: is needed"):
+        load_eval_config(path, ["references="])
+    # Image-level labels of test pictures are answers, not inputs.
+    with pytest.raises(UserError, match="tags: 'labels' is none of detector, none"):
+        load_eval_config(path, ["tags=labels"])
+
+
+# ---- the files and the fields of the project -------------------------------------------------
+
+
+def test_every_configuration_file_loads() -> None:
+    files = sorted(configs_dir().rglob("*.yaml"))
+    assert {path.name for path in files} >= {"world.yaml", "forkme.yaml", "one_mask.yaml", "no_hungarian.yaml"}
+    for path in files:
+        config = load_eval_config(path) if path.parent.name == "eval" else load_config(path)
+        header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        for word in ("command", "hardware", "expected"):  # each file carries its story
+            assert any(line.startswith(f"#   {word} ") for line in header), f"{path}: no '{word}' in the header"
+        assert not Path(config.out).is_absolute()
+
+
+def test_ablations_differ_from_their_base_in_one_field() -> None:
+    base = dataclasses.asdict(load_config(configs_dir() / "world.yaml"))
+    for path in sorted((configs_dir() / "ablations").glob("*.yaml")):
+        changed = dict(leaves(dataclasses.asdict(load_config(path))) - leaves(base))
+        assert len(changed) == 2 and "out" in changed, f"{path}: {changed}"
+
+
+def leaves(tree: dict, prefix: str = "") -> set[tuple[str, object]]:
+    """(dotted key, value) of all values."""
+    found: set[tuple[str, object]] = set()
+    for name, value in tree.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {(prefix + name, value)}
+    return found
+
+
+# Names under which code holds a group of the configuration, besides the group's own.
+ALIASES = {"model": {"shape"}, "tracking": {"_wandb_config"}}
+
+
+def declared_fields(schema: type, group: str = "config") -> Iterator[tuple[str, str]]:
+    """(group, name) of every field that holds a value; "config" is the group of those at the top."""
+    for item in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(item.type):
+            yield from declared_fields(item.type, item.name)
+        else:
+            yield group, item.name
+
+
+def attributes_read() -> set[tuple[str, str]]:
+    """(owner, name) of every `owner.name` and `anything.owner.name` that the project's code reads."""
+    found = set()
+    files = [path for folder in ("vivo", "pretrain", "finetune", "eval") for path in (ROOT / folder).rglob("*.py")]
+    for path in files:
+        if path.name in ("config.py", "config_layers.py"):  # checking a field is not using it
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = getattr(node.value, "attr", None) or getattr(node.value, "id", "")
+                found.add((owner, node.attr))
+    return found
+
+
+def test_every_field_is_read() -> None:
+    """An option that no code reads is a lie to whoever sets it.
+
+    A field counts as read where its name follows its group's: `config.optim.lr`, `optim.lr`. Code that
+    holds a group under another name adds that name to ALIASES.
+    """
+    read = attributes_read()
+    fields = [*declared_fields(TrainConfig), *declared_fields(EvalConfig)]
+    assert len(fields) > 50
+    dead = [
+        f"{group}.{name}"
+        for group, name in fields
+        if not any((owner, name) in read for owner in {group} | ALIASES.get(group, set()))
+    ]
+    assert not dead, f"read by nobody: {', '.join(dead)}"

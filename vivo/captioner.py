@@ -1,0 +1,96 @@
+"""The five-line path from a picture to a caption.
+
+    from vivo.captioner import Captioner
+    captioner = Captioner.from_pretrained("runs/demo/vivo")
+    for caption in captioner("photo.jpg"):
+        print(caption.text, caption.score, caption.tags)
+
+A captioner folder holds model, tokenizer and detector, so features can come from no other detector
+than the one that the model was trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from vivo.config import DecodeConfig
+from vivo.data.collate import ContextCollator, detected_tags, to_device
+from vivo.data.regions import fingerprint_of
+from vivo.data.text import decode_caption, load_tokenizer
+from vivo.data.types import Regions
+from vivo.detectors.base import Detector, load_detector
+from vivo.detectors.pictures import open_picture
+from vivo.errors import UserError
+from vivo.modeling import VivoForCaptioning
+from vivo.prediction import caption_batch, check_can_caption, limits_of
+from vivo.training.checkpoint import save_model
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption, its score (mean log-probability per token), and the tags and regions it was written from."""
+
+    text: str
+    score: float
+    tags: list[str]
+    regions: Regions
+
+
+class Captioner:
+    """Model + tokenizer + detector."""
+
+    def __init__(self, model: VivoForCaptioning, tokenizer: PreTrainedTokenizerFast, detector: Detector):
+        self.model, self.tokenizer, self.detector = model.eval(), tokenizer, detector
+        self._collator = ContextCollator(tokenizer, limits_of(model), seed=0)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> "Captioner":
+        """Load a captioner folder (see `save_pretrained`); nothing is downloaded."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: no config.json; --checkpoint takes a captioner folder such as runs/demo/vivo")
+        if not (folder / "detector").is_dir():
+            raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = VivoForCaptioning.from_pretrained(folder, local_files_only=True).to(device)
+        check_can_caption(model, str(folder))
+        detector = load_detector(str(folder / "detector"))
+        found = fingerprint_of(detector.fingerprint())
+        if found != model.config.region_fingerprint:
+            raise UserError(
+                f"{folder}: the model knows features {model.config.region_fingerprint}, its detector/ makes {found}; "
+                "put back the detector it was trained with"
+            )
+        return cls(model, load_tokenizer(folder), detector)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Weights (safetensors), configuration, tokenizer, and the detector in `detector/`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(folder, self.model, self.tokenizer)
+        self.detector.save_pretrained(folder / "detector")
+
+    def __call__(
+        self, picture: str | Path | Image.Image, decode: DecodeConfig | None = None
+    ) -> list[Caption]:
+        """Captions of one picture, best first (as many as the beam is wide)."""
+        return self.caption_many([picture], decode)[0]
+
+    def caption_many(
+        self, pictures: Sequence[str | Path | Image.Image], decode: DecodeConfig | None = None
+    ) -> list[list[Caption]]:
+        """Captions of each picture. Greedy unless `decode` says otherwise."""
+        images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
+        regions = self.detector.detect(images)
+        tags = [detected_tags(r) for r in regions]
+        examples = [(str(i), [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
+        batch = to_device(self._collator(examples), self.model.device)
+        found = caption_batch(self.model, batch, decode or DecodeConfig())
+        return [
+            [Caption(decode_caption(self.tokenizer, h.tokens), h.score, tags[i], regions[i]) for h in found[i]]
+            for i in range(len(images))
+        ]

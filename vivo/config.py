@@ -1,0 +1,260 @@
+"""Run configurations: what a run does, in typed fields with their defaults, ranges and meaning.
+
+    config = load_config("configs/world.yaml", ["optim.lr=1e-4"])
+    print(to_yaml(config))
+
+The defaults below are overlaid by YAML files, which name what they are `base`d on, and by dotted
+overrides from the command line; how is told in `vivo.config_layers`. All paths are relative to the
+working directory, as for any command, except `base:`, which is relative to the file that names it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from vivo.config_layers import at_least, between, load_layers, one_of, value_problems
+from vivo.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """Shape of the model and what of it is trained. Text weights that are loaded bring their own shape."""
+
+    # Cut the encoder to the first n layers of `init`; null keeps all of them.
+    layers: int | None = at_least(None, 1)
+    # Width, heads and feed-forward width, for `init: random` only.
+    hidden_size: int = at_least(384, 1)
+    heads: int = at_least(12, 1)
+    intermediate_size: int = at_least(1536, 1)
+    # One probability for every dropout of the encoder.
+    dropout: float = between(0.1, 0.0, 1.0)
+    # Keep the (tied) word embeddings as they are. Fine-tuning needs it: captions name few objects, and
+    # cross-entropy on them otherwise pushes down, and so forgets, every word that no caption contains.
+    freeze_embeddings: bool = False
+    # Keep the output bias, one number per word piece, for the same reason.
+    freeze_head_bias: bool = False
+    # Longest sequences; what is beyond is cut (regions by falling score, tags whole).
+    max_regions: int = at_least(50, 1)
+    max_tag_tokens: int = at_least(30, 1)
+    max_caption_tokens: int = at_least(40, 3)
+
+
+@dataclass
+class DataConfig:
+    """Which pictures, tags and captions a run reads."""
+
+    # RegionStore of the training pictures.
+    regions: str = ""
+    # What to learn from them: image-level labels (objective tags) or COCO-style captions (objective captions).
+    examples: str = ""
+    # RegionStore and references of the pictures that are captioned (or tagged) during training; "" = none.
+    validation_regions: str = ""
+    validation_references: str = ""
+    # The tags that the model sees: image-level labels, the detector's class names, both, or none at all.
+    tags: str = one_of("labels", "detector", "both", "none")
+    # Share of a picture's tags (fine-tuning) and of its regions left out at random in training.
+    tag_dropout: float = between(0.0, 0.0, 1.0)
+    region_dropout: float = between(0.0, 0.0, 1.0)
+    # JSON list of the tag names that pre-training keeps; "" keeps every tag.
+    vocabulary: str = ""
+    # Captions of one picture in one batch row; they share the pass over its regions and tags.
+    captions_per_picture: int = at_least(1, 1)
+    # Loader processes; 0 reads in the training process.
+    workers: int = at_least(0, 0)
+
+
+@dataclass
+class MaskingConfig:
+    """What is hidden from the model for it to predict."""
+
+    # Share of a picture's tags that is masked, drawn evenly between the two; the paper has 0.15 for both.
+    share_min: float = between(0.15, 0.0, 1.0)
+    share_max: float = between(1.0, 0.0, 1.0)
+    # Mask no more tags than this; 0 = no limit, 1 = the "one mask" row of the paper's Table 6.
+    at_most: int = at_least(0, 0)
+    # Captions: "masked" hides a share of the tokens (the paper); "dense" asks for every token in one pass,
+    # each from the true tokens to its left.
+    caption: str = one_of("masked", "dense")
+    # Share of caption tokens that "masked" hides.
+    caption_probability: float = between(0.15, 0.0, 1.0)
+
+
+@dataclass
+class LossConfig:
+    """What is minimised."""
+
+    # Match masked tags with their slots by the cheapest assignment; false = in the order they are fed.
+    hungarian: bool = True
+    # Share of probability spread evenly over the vocabulary in the caption loss.
+    label_smoothing: float = between(0.0, 0.0, 0.99)
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, its learning rate as a function of the step, and how long to train."""
+
+    # Peak learning rate, reached after `warmup_steps`.
+    lr: float = at_least(1e-4, 0.0)
+    # How it falls from there to the last step: to zero on a line or a half cosine, or not at all.
+    schedule: str = one_of("linear", "cosine", "constant")
+    warmup_steps: int = at_least(0, 0)
+    # Not applied to biases and layer norms.
+    weight_decay: float = at_least(0.05, 0.0)
+    beta1: float = between(0.9, 0.0, 1.0)
+    beta2: float = between(0.999, 0.0, 1.0)
+    eps: float = at_least(1e-8, 0.0)
+    # Largest norm of the gradient; 0 = no clipping.
+    clip_norm: float = at_least(1.0, 0.0)
+    # Pictures in one step, over all processes and accumulation.
+    batch_size: int = at_least(64, 1)
+    # Pictures in one forward pass of one process; 0 = batch_size / processes.
+    micro_batch_size: int = at_least(0, 0)
+    # How long: exactly one of the two is above 0.
+    steps: int = at_least(0, 0)
+    epochs: int = at_least(0, 0)
+    # "auto" takes bf16 where the hardware computes it fast, else fp32.
+    precision: str = one_of("auto", "fp32", "bf16")
+
+
+@dataclass
+class TrackingConfig:
+    """What a run reports and keeps. metrics.jsonl is written always."""
+
+    wandb: str = one_of("disabled", "offline", "online")
+    # W&B project.
+    project: str = "vivo"
+    # Steps between log lines, validations and checkpoints; 0 = at the end only.
+    log_every: int = at_least(20, 0)
+    validate_every: int = at_least(0, 0)
+    save_every: int = at_least(0, 0)
+    # Checkpoints to keep besides the last.
+    keep: int = at_least(2, 1)
+
+
+@dataclass
+class TrainConfig:
+    """One training run, of pretrain/train.py or finetune/train.py."""
+
+    # Weights, order of examples, masks and dropout all hang on it.
+    seed: int = at_least(0, 0)
+    # Folder of the run: config.yaml, metrics.jsonl, checkpoints.
+    out: str = "runs/debug"
+    # "tags" = visual vocabulary pre-training, "captions" = caption fine-tuning.
+    objective: str = one_of("tags", "captions")
+    # Where the weights start: a checkpoint folder of ours, "minilm" (the text weights that pip brings),
+    # the folder of a BERT, or "random".
+    init: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
+class DecodeConfig:
+    """How captions are searched; saved with the predictions."""
+
+    # Width of the beam; 1 is greedy.
+    beam: int = at_least(1, 1)
+    # Longest caption, in word pieces.
+    max_tokens: int = at_least(20, 1)
+    # A caption's log-probability is divided by its length to this power before captions are compared.
+    length_penalty: float = at_least(1.0, 0.0)
+    # Pictures decoded together.
+    batch_size: int = at_least(32, 1)
+
+
+@dataclass
+class EvalConfig:
+    """One evaluation: eval/predict.py writes captions, eval/score.py compares them with references."""
+
+    # Checkpoint folder of the captioner.
+    checkpoint: str = ""
+    # RegionStore of the pictures to caption.
+    regions: str = ""
+    # Their reference captions: a COCO or nocaps file.
+    references: str = ""
+    # The tags that the model sees; nocaps pictures have no image-level labels that may be used.
+    tags: str = one_of("detector", "none")
+    # Folder for predictions.json and scores.json.
+    out: str = "runs/eval"
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The training configuration in the YAML file `path`, its bases and the dotted `overrides`."""
+    return load_layers(TrainConfig, path, overrides, validate)
+
+
+def load_eval_config(path: str | Path, overrides: Sequence[str] = ()) -> EvalConfig:
+    """The evaluation configuration in the YAML file `path`, its bases and the dotted `overrides`."""
+    return load_layers(EvalConfig, path, overrides, validate)
+
+
+def to_yaml(config: TrainConfig | EvalConfig) -> str:
+    """All fields of `config` as YAML that `load_config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def configs_dir() -> Path:
+    """The folder of configurations that come with the project: the checkout's, or a wheel's copy of it."""
+    package = Path(__file__).resolve().parent
+    # vivo/configs is a link to the checkout's folder; setuptools puts the files behind it into wheels.
+    # The second place is for copies of the tree that lost the link.
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "world.yaml").is_file():
+            return folder.resolve()
+    raise UserError("no configs/ beside or inside the vivo package: install vivo again, or run it from a checkout")
+
+
+def validate(config: TrainConfig | EvalConfig) -> None:
+    """Check the fields of `config` one by one and against each other; `UserError` names the key.
+
+    `load_config` has done it; a program that changes a loaded configuration does it again.
+    """
+    for key, problem in value_problems(config):
+        raise UserError(f"{key}: {problem}")
+    if isinstance(config, TrainConfig):
+        _validate_training(config)
+    else:
+        for name in ("checkpoint", "regions", "references"):
+            if not getattr(config, name):
+                raise UserError(f"{name}: is needed")
+
+
+def _validate_training(config: TrainConfig) -> None:
+    """The cross-field checks of a training run. What fine-tuning inherits from pre-training is not refused."""
+    model, data, masking, optim, tracking = config.model, config.data, config.masking, config.optim, config.tracking
+    if not config.init:
+        raise UserError('init: is needed: a checkpoint folder, "minilm", the folder of a BERT, or "random"')
+    for name in ("regions", "examples"):
+        if not getattr(data, name):
+            raise UserError(f"data.{name}: is needed")
+    if (optim.steps > 0) == (optim.epochs > 0):
+        raise UserError(f"optim.steps, optim.epochs: exactly one must be above 0, not {optim.steps} and {optim.epochs}")
+    if optim.lr == 0:
+        raise UserError("optim.lr: must be above 0")
+    if optim.steps and optim.warmup_steps > optim.steps:
+        raise UserError(f"optim.warmup_steps: {optim.warmup_steps} is more than optim.steps, {optim.steps}")
+    if optim.micro_batch_size and optim.batch_size % optim.micro_batch_size:
+        raise UserError(
+            f"optim.micro_batch_size: {optim.micro_batch_size} does not divide optim.batch_size, {optim.batch_size}"
+        )
+    if model.hidden_size % model.heads:
+        raise UserError(f"model.heads: {model.heads} does not divide model.hidden_size, {model.hidden_size}")
+    if masking.share_min > masking.share_max:
+        raise UserError(f"masking.share_min: {masking.share_min} is more than masking.share_max, {masking.share_max}")
+    if config.objective == "tags":
+        if data.tags == "none":
+            raise UserError('data.tags: objective "tags" learns tags and cannot do without any')
+        for name, neutral in (("tag_dropout", 0.0), ("captions_per_picture", 1)):
+            if getattr(data, name) != neutral:
+                raise UserError(f'data.{name}: is for objective "captions"; leave it out of pre-training')
+    if tracking.validate_every and not data.validation_regions:
+        raise UserError("tracking.validate_every: needs data.validation_regions")
+    if data.validation_references and not data.validation_regions:
+        raise UserError("data.validation_references: needs data.validation_regions")

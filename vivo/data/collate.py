@@ -1,0 +1,261 @@
+"""From examples to batches: tags chosen and shuffled, tokens masked, regions padded.
+
+TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
+    tag_ids, tag_positions int64 [B, T]; tag_mask bool [B, T]     masked slots hold [MASK]
+    region_features float32 [B, R, F]; region_positions float32 [B, R, 6]; region_mask bool [B, R]
+    slot_index int64 [K]       masked tag tokens, as places in the flattened [B * T]
+    target_ids int64 [K]       the piece that stood there
+    group_slots int64 [G, M, N], group_size int64 [G]     see losses.tag_set_loss
+
+CaptionBatch (fine-tuning): the same tag and region keys (no tag is masked), and
+    text_ids, text_positions int64 [B, L]; text_mask bool [B, L, L]
+    target_index int64 [K]     supervised elements, as places in the flattened [B * L]
+    target_ids int64 [K]
+
+Both carry `image_ids`, a list of B strings. Whatever is random is drawn from (seed, epoch, image id).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vivo.attention_mask import text_attention_mask
+from vivo.data.text import TagPieces, encode_caption
+from vivo.data.types import Regions
+from vivo.masking import mask_caption, mask_tags, masked_share
+from vivo.randomness import example_generator
+
+Batch = dict[str, Tensor | list[str]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Longest input of one picture, and where tag positions start (VivoConfig has the same names)."""
+
+    max_regions: int
+    max_tag_tokens: int
+    max_caption_tokens: int
+    tag_position_offset: int
+
+
+def box_positions(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """float32 [R, 4] pixels -> float32 [R, 6]: x1/W, y1/H, x2/W, y2/H, (x2-x1)/W, (y2-y1)/H."""
+    scaled = boxes / np.array([width, height, width, height], dtype=np.float32)
+    return np.concatenate([scaled, scaled[:, 2:] - scaled[:, :2]], axis=1).astype(np.float32)
+
+
+def detected_tags(regions: Regions) -> list[str]:
+    """Class names that the detector gave, each once, in the order of the regions."""
+    return list(dict.fromkeys(label for label in regions.labels if label))
+
+
+def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
+    """Position ids of the pieces of consecutive tags.
+
+    A gap of one position stands between tags: the pieces of a tag are neighbours, so the model can
+    see where a masked tag of two pieces ends and the next begins, without any extra token.
+    """
+    positions, place = [], offset
+    for pieces in tags:
+        positions.extend(range(place, place + len(pieces)))
+        place += len(pieces) + 1
+    return positions
+
+
+class _Collator:
+    """What both stages share: the padded tags and regions of a batch."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int):
+        self.tokenizer, self.limits, self.seed = tokenizer, limits, seed
+        self.pieces = TagPieces(tokenizer)
+
+    def _context(self, tags: list[list[tuple[int, ...]]], regions: list[Regions]) -> Batch:
+        """Tag and region keys of a batch; `tags` has the pieces of each tag of each picture."""
+        ids = [[piece for tag in picture for piece in tag] for picture in tags]
+        places = [tag_positions(picture, self.limits.tag_position_offset) for picture in tags]
+        most = min(self.limits.max_regions, max(len(r.labels) for r in regions))
+        features = np.zeros((len(regions), most, regions[0].features.shape[1]), dtype=np.float32)
+        boxes = np.zeros((len(regions), most, 6), dtype=np.float32)
+        present = np.zeros((len(regions), most), dtype=bool)
+        for row, region in enumerate(regions):
+            count = min(most, len(region.labels))
+            features[row, :count] = region.features[:count]
+            boxes[row, :count] = box_positions(region.boxes[:count], region.width, region.height)
+            present[row, :count] = True
+        return {
+            "tag_ids": _padded(ids, self.tokenizer.pad_token_id),
+            "tag_positions": _padded(places, self.limits.tag_position_offset),
+            "tag_mask": _lengths_mask(ids),
+            "region_features": torch.from_numpy(features),
+            "region_positions": torch.from_numpy(boxes),
+            "region_mask": torch.from_numpy(present),
+        }
+
+
+class TagCollator(_Collator):
+    """Pre-training batches from (epoch, image id, tags, regions)."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int,
+        share_min: float, share_max: float, at_most: int,
+    ):
+        super().__init__(tokenizer, limits, seed)
+        self.share_min, self.share_max, self.at_most = share_min, share_max, at_most
+
+    def __call__(self, examples: Sequence[tuple[int, str, list[str], Regions]]) -> Batch:
+        tags, masked = [], []
+        for epoch, image_id, names, _ in examples:
+            generator = example_generator(self.seed, epoch, image_id, "tags")
+            kept = self.pieces.cut([names[i] for i in generator.permutation(len(names))], self.limits.max_tag_tokens)
+            tags.append(kept)
+            share = masked_share(self.share_min, self.share_max, generator)
+            masked.append(mask_tags(len(kept), share, self.at_most, generator))
+        batch = self._context(tags, [regions for *_, regions in examples])
+        batch |= self._slots(tags, masked, batch["tag_ids"])
+        batch["image_ids"] = [image_id for _, image_id, *_ in examples]
+        return batch
+
+    def _slots(self, tags: list[list[tuple[int, ...]]], masked: list[np.ndarray], tag_ids: Tensor) -> Batch:
+        """Put [MASK] into `tag_ids` (in place) and list slots, targets and groups."""
+        index, targets, groups = [], [], []
+        for row, (picture, chosen) in enumerate(zip(tags, masked, strict=True)):
+            by_length: dict[int, list[list[int]]] = {}
+            place = row * tag_ids.shape[1]
+            for pieces, hidden in zip(picture, chosen, strict=True):
+                if hidden:
+                    slots = list(range(len(targets), len(targets) + len(pieces)))
+                    by_length.setdefault(len(pieces), []).append(slots)
+                    index.extend(range(place, place + len(pieces)))
+                    targets.extend(pieces)
+                place += len(pieces)
+            groups.extend(by_length.values())
+        slot_index = torch.tensor(index, dtype=torch.int64)
+        tag_ids.view(-1)[slot_index] = self.tokenizer.mask_token_id
+        size = max((len(g) for g in groups), default=0)
+        length = max((len(g[0]) for g in groups), default=0)
+        group_slots = torch.full((len(groups), size, length), -1, dtype=torch.int64)
+        for row, group in enumerate(groups):
+            group_slots[row, : len(group), : len(group[0])] = torch.tensor(group)
+        return {
+            "slot_index": slot_index,
+            "target_ids": torch.tensor(targets, dtype=torch.int64),
+            "group_slots": group_slots,
+            "group_size": torch.tensor([len(g) for g in groups], dtype=torch.int64),
+        }
+
+
+class ContextCollator(_Collator):
+    """Tags and regions alone, for prediction: nothing is random, tags stand in the given order."""
+
+    def __call__(self, examples: Sequence[tuple[str, list[str], Regions]]) -> Batch:
+        tags = [self.pieces.cut(names, self.limits.max_tag_tokens) for _, names, _ in examples]
+        batch = self._context(tags, [regions for *_, regions in examples])
+        batch["image_ids"] = [image_id for image_id, *_ in examples]
+        return batch
+
+
+class CaptionCollator(_Collator):
+    """Fine-tuning batches from (epoch, image id, tags, captions, regions)."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int,
+        supervision: str, probability: float, captions_per_picture: int, tag_dropout: float,
+    ):
+        super().__init__(tokenizer, limits, seed)
+        self.supervision, self.probability = supervision, probability
+        self.captions_per_picture, self.tag_dropout = captions_per_picture, tag_dropout
+
+    def __call__(self, examples: Sequence[tuple[int, str, list[str], list[str], Regions]]) -> Batch:
+        tags, texts = [], []
+        for epoch, image_id, names, captions, _ in examples:
+            generator = example_generator(self.seed, epoch, image_id, "captions")
+            order = generator.permutation(len(names))
+            kept = generator.random(len(names)) >= self.tag_dropout
+            tags.append(self.pieces.cut([names[i] for i in order if kept[i]], self.limits.max_tag_tokens))
+            # consecutive epochs walk through the captions of a picture, in an order of its own
+            walk = example_generator(self.seed, 0, image_id, "caption order").permutation(len(captions))
+            first = epoch * self.captions_per_picture
+            chosen = [captions[walk[(first + i) % len(captions)]] for i in range(self.captions_per_picture)]
+            texts.append([encode_caption(self.tokenizer, c, self.limits.max_caption_tokens) for c in chosen])
+            texts[-1] = [self._supervised(tokens, generator) for tokens in texts[-1]]
+        batch = self._context(tags, [regions for *_, regions in examples])
+        batch |= self._text(texts)
+        batch["image_ids"] = [image_id for _, image_id, *_ in examples]
+        return batch
+
+    def _supervised(self, tokens: list[int], generator: np.random.Generator) -> "_Text":
+        """One caption [CLS] .. [SEP] as text elements and targets.
+
+        "masked": the caption with some tokens replaced by [MASK], which are the targets (the paper).
+        "dense": the true tokens without [SEP], and behind them one [MASK] query for each place
+        1 .. n + 1, so that every token is a target in every pass; at inference both are the same.
+        """
+        mask = self.tokenizer.mask_token_id
+        if self.supervision == "masked":
+            hidden = mask_caption(len(tokens), self.probability, generator)
+            ids = [mask if h else t for t, h in zip(tokens, hidden, strict=True)]
+            where = np.flatnonzero(hidden).tolist()
+            return _Text(ids, list(range(len(ids))), [False] * len(ids), where, [tokens[i] for i in where])
+        known = len(tokens) - 1
+        return _Text(
+            tokens[:-1] + [mask] * known,
+            list(range(known)) + list(range(1, known + 1)),
+            [False] * known + [True] * known,
+            list(range(known, 2 * known)),
+            tokens[1:],
+        )
+
+    def _text(self, texts: list[list["_Text"]]) -> Batch:
+        """Text keys of a batch: the captions of one picture stand behind one another in its row."""
+        ids = [[i for text in row for i in text.ids] for row in texts]
+        positions = _padded([[p for text in row for p in text.positions] for row in texts], 0)
+        query = _padded([[q for text in row for q in text.query] for row in texts], False)
+        group = _padded([[g for g, text in enumerate(row) for _ in text.ids] for row in texts], -1)
+        length = positions.shape[1]
+        index, targets = [], []
+        for row, captions in enumerate(texts):
+            place = row * length
+            for text in captions:
+                index.extend(place + i for i in text.where)
+                targets.extend(text.targets)
+                place += len(text.ids)
+        return {
+            "text_ids": _padded(ids, self.tokenizer.pad_token_id),
+            "text_positions": positions,
+            "text_mask": text_attention_mask(positions, _lengths_mask(ids), group, query),
+            "target_index": torch.tensor(index, dtype=torch.int64),
+            "target_ids": torch.tensor(targets, dtype=torch.int64),
+        }
+
+
+@dataclass
+class _Text:
+    """One caption as text elements: ids, positions, query flags; which elements are supervised, by what."""
+
+    ids: list[int]
+    positions: list[int]
+    query: list[bool]
+    where: list[int]
+    targets: list[int]
+
+
+def _padded(rows: list[list], fill: int | bool) -> Tensor:
+    """Rows of unequal length -> [B, longest]; no column at all where every row is empty."""
+    longest = max(map(len, rows), default=0)
+    dtype = torch.bool if isinstance(fill, bool) else torch.int64
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], dtype=dtype).view(len(rows), longest)
+
+
+def _lengths_mask(rows: list[list]) -> Tensor:
+    """bool [B, longest], True where a row has an element."""
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.arange(int(lengths.max()) if rows else 0)[None, :] < lengths[:, None]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Tensors to the device, asynchronously where they are pinned; lists as they are."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

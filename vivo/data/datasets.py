@@ -1,0 +1,105 @@
+"""Examples joined with their regions, for a DataLoader whose sampler yields (epoch, index)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from vivo.data.collate import detected_tags
+from vivo.data.regions import RegionStore
+from vivo.data.types import CaptionExample, Regions, TagExample
+from vivo.errors import UserError
+from vivo.randomness import example_generator
+
+
+def read_vocabulary(path: str) -> set[str] | None:
+    """The tag names in a JSON list, or None for an empty path (keep every tag)."""
+    if not path:
+        return None
+    try:
+        names = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"data.vocabulary {path}: not readable as a JSON list of tag names ({error})") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"data.vocabulary {path}: must be a JSON list of tag names")
+    return set(names)
+
+
+def choose_tags(source: str, labels: Sequence[str], regions: Regions) -> list[str]:
+    """The tags of a picture by source: "labels", "detector", "both" (labels first) or "none"."""
+    chosen: list[str] = []
+    if source in ("labels", "both"):
+        chosen += labels
+    if source in ("detector", "both"):
+        chosen += detected_tags(regions)
+    return list(dict.fromkeys(tag.lower() for tag in chosen))
+
+
+class _WithRegions(Dataset):
+    """Examples whose picture is in the store; what is missing is an error, not a silent gap."""
+
+    def __init__(self, examples: Sequence, store: RegionStore, tags: str, region_dropout: float, seed: int):
+        if not len(examples):
+            raise UserError("no examples to train on: the example file is empty")
+        missing = [e.image_id for e in examples if e.image_id not in store]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(examples)} pictures have no regions in {store.path} (first: {missing[0]}); "
+                "extract them with pretrain/extract_regions.py"
+            )
+        self.examples, self.store, self.tags = examples, store, tags
+        self.region_dropout, self.seed = region_dropout, seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def _regions(self, image_id: str, epoch: int) -> Regions:
+        """The picture's regions, some left out at random; at least one stays."""
+        regions = self.store[image_id]
+        if self.region_dropout == 0:
+            return regions
+        draw = example_generator(self.seed, epoch, image_id, "regions").random(len(regions.labels))
+        kept = np.flatnonzero((draw >= self.region_dropout) | (draw == draw.max()))
+        return Regions(
+            regions.boxes[kept], regions.features[kept], [regions.labels[i] for i in kept], regions.scores[kept],
+            regions.width, regions.height,
+        )
+
+
+class TagPictures(_WithRegions):
+    """Items (epoch, image id, tags, regions) for TagCollator."""
+
+    def __init__(
+        self, examples: Sequence[TagExample], store: RegionStore, tags: str,
+        vocabulary: set[str] | None, region_dropout: float, seed: int,
+    ):
+        super().__init__(examples, store, tags, region_dropout, seed)
+        self.vocabulary = vocabulary
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], Regions]:
+        epoch, index = key
+        example = self.examples[index]
+        tags = choose_tags(self.tags, example.tags, self.store[example.image_id])
+        if self.vocabulary is not None:
+            tags = [tag for tag in tags if tag in self.vocabulary]
+        return epoch, example.image_id, tags, self._regions(example.image_id, epoch)
+
+
+class CaptionPictures(_WithRegions):
+    """Items (epoch, image id, tags, captions, regions) for CaptionCollator."""
+
+    def __init__(
+        self, examples: Sequence[CaptionExample], store: RegionStore, tags: str, region_dropout: float, seed: int
+    ):
+        super().__init__(examples, store, tags, region_dropout, seed)
+        without = next((e for e in examples if not e.captions), None)
+        if without is not None:
+            raise UserError(f"picture {without.image_id} has no caption to learn from; take it out of the file")
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], list[str], Regions]:
+        epoch, index = key
+        example = self.examples[index]
+        tags = choose_tags(self.tags, example.tags, self.store[example.image_id])
+        return epoch, example.image_id, tags, example.captions, self._regions(example.image_id, epoch)

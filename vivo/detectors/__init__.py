@@ -1,0 +1,1 @@
+"""Detectors: pictures in; boxes, features, class names and scores out (`base.Detector`)."""

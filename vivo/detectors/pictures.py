@@ -1,0 +1,50 @@
+"""Reading pictures the way a camera meant them: RGB, upright, or one clear line about what is wrong."""
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vivo.errors import UserError
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Read a picture file whole, turn it as its EXIF orientation says, and give it as RGB.
+
+    Transparent parts become white, 16-bit greys are scaled to 8 bits. Raises `UserError` naming the
+    file where it is missing, unreadable, truncated, not a picture, or suspiciously huge.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between 89 and 179 megapixels; at 3 bytes a pixel that still fits.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                opened.load()  # Pillow reads lazily: truncation shows here, not at open
+                return to_rgb(ImageOps.exif_transpose(opened))
+    except FileNotFoundError:
+        raise UserError(f"picture {path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"picture {path} is a folder: name a picture file") from None
+    except PermissionError:
+        raise UserError(f"picture {path} cannot be read: check its permissions") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not a picture that Pillow can read (JPEG, PNG, WebP, ...)") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"picture {path} has too many pixels: scale it down first") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow reports damaged files with all of these, depending on the format.
+        reason = " ".join(str(error).split())
+        raise UserError(f"picture {path} is damaged or truncated ({reason}): fetch or export it again") from None
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """RGB copy of any Pillow picture; alpha is laid over white (Pillow alone would show hidden colours)."""
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips everything above 255
+        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,96 @@
+"""Writing files so that nothing half-written is ever found under its final name.
+
+Everything is written beside its place under a temporary name and renamed when it is whole: after a
+crash or Ctrl-C there is the old content or none, and the next run starts from there.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vivo.errors import UserError
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Make the folder `path` with its parents, try a file in it, and return it as a `Path`.
+
+    To be called before a long computation, so that it is not lost for want of a place to put it.
+    """
+    folder = Path(path)
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _cannot("write into", folder, error) from error
+    return folder
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _cannot("write", target, error) from error
+    finally:
+        with suppress(OSError):  # gone when all went well
+            temporary.unlink()
+
+
+def atomic_write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, whole or not at all.
+
+    NaN and infinity are refused with a `ValueError`: they are not JSON, and a score that is one is a bug.
+    """
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` when the block ends well.
+
+    What stood at `path` stays until then, and for good if the block raises. One writer at a time: the
+    temporary names are fixed, so that the next run clears what a killed one left.
+
+        with atomic_folder("runs/demo/vivo") as folder:
+            model.save_pretrained(folder)
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp")
+    replaced = target.with_name(f".{target.name}.old")
+    try:
+        writable_folder(target.parent)
+        if replaced.exists() and not target.exists():  # killed between the two renames below
+            replaced.rename(target)
+        _remove(temporary)
+        _remove(replaced)
+        temporary.mkdir()
+    except OSError as error:
+        raise _cannot("write", target, error) from error
+    try:
+        yield temporary
+        if target.exists():
+            target.rename(replaced)  # a folder cannot be renamed onto one that has files
+        temporary.rename(target)
+        _remove(replaced)
+    finally:
+        _remove(temporary)
+
+
+def _remove(folder: Path) -> None:
+    """Delete `folder` with all in it, if it is there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> UserError:
+    """`error` as one line for the user."""
+    return UserError(f"cannot {verb} {path}: {error.strerror or error}; choose another place")

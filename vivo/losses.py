@@ -1,0 +1,79 @@
+"""What is minimised. Dict of tensors in, dict of scalars out; always float32.
+
+Both losses return a *sum* and a *count*: the loop divides once, by the count over the whole global
+batch (all micro-batches, all processes), so that the gradient does not depend on how it was split.
+(Eq. 1 of the paper is a plain sum over the masked tags of one picture; how a batch is reduced is
+not stated.)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vivo.matching import assign
+
+
+def tag_set_loss(
+    logits: Tensor, target_ids: Tensor, group_slots: Tensor, group_size: Tensor, hungarian: bool = True
+) -> dict[str, Tensor]:
+    """Masked-tag loss under the best assignment of tags to slots (Hu et al. 2021, Eq. 1 and 2).
+
+    Cost of an assignment: 1 - p, summed over the pieces of a tag; loss: -log p under the
+    assignment of least cost. Slots are exchanged only within a group: the masked tags of one
+    picture that have the same number of pieces.
+
+    Args:
+        logits: [K, V] at the K masked slots. target_ids: int [K], the piece that stood there.
+        group_slots: int [G, M, N], for each group the slots (0 .. K - 1) of its M tags of N pieces;
+            -1 beyond the group's own size or length. Every slot stands in exactly one group.
+        group_size: int [G], number of tags in each group.
+        hungarian: False keeps the order in which the tags were fed (Table 6, second row).
+
+    Returns:
+        loss: sum over the K slots of -log p. count: K. exchanged: number of slots whose target
+        the matching changed. correct: number of slots whose most likely piece is the assigned one.
+    """
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    if hungarian and group_slots.shape[1] > 1:
+        target_ids, exchanged = _matched_targets(log_p.detach(), target_ids, group_slots, group_size)
+    else:
+        exchanged = torch.zeros((), device=logits.device)
+    loss = -log_p.gather(1, target_ids[:, None]).sum()
+    correct = (log_p.argmax(dim=1) == target_ids).sum()
+    return {"loss": loss, "count": _count(target_ids), "exchanged": exchanged, "correct": correct}
+
+
+def _matched_targets(
+    log_p: Tensor, target_ids: Tensor, group_slots: Tensor, group_size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The target of each slot after matching, int [K], and how many slots changed."""
+    used = group_slots >= 0
+    slots = group_slots.clamp(min=0)
+    pieces = target_ids[slots]  # [G, M, N]
+    # p[g, i, j, n]: probability of piece n of tag j in slot n of place i
+    p = log_p[slots[:, :, None, :], pieces[:, None, :, :]].exp()
+    cost = torch.where(used[:, :, None, :], 1.0 - p, 0.0).sum(dim=-1)
+    assigned = assign(cost, group_size)
+    matched = pieces.gather(1, assigned[:, :, None].expand_as(pieces))
+    # padding is written to one place behind the end and cut off
+    places = torch.where(used, slots, target_ids.shape[0])
+    result = torch.cat([target_ids, target_ids.new_zeros(1)]).index_put((places,), matched)[:-1]
+    return result, (result != target_ids).sum()
+
+
+def caption_loss(logits: Tensor, target_ids: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    """Cross-entropy on supervised caption tokens.
+
+    Args:
+        logits: [K, V]. target_ids: int [K].
+
+    Returns:
+        loss: sum over K. count: K. correct: number of right argmax.
+    """
+    loss = F.cross_entropy(logits.float(), target_ids, reduction="sum", label_smoothing=label_smoothing)
+    correct = (logits.argmax(dim=1) == target_ids).sum()
+    return {"loss": loss, "count": _count(target_ids), "correct": correct}
+
+
+def _count(target_ids: Tensor) -> Tensor:
+    return torch.tensor(float(target_ids.shape[0]), device=target_ids.device)

@@ -1,0 +1,351 @@
+"""The whole model: VivoConfig, VivoModel, VivoForTagPretraining, VivoForCaptioning.
+
+One BERT-shaped encoder (post-norm) reads caption, tags and regions. Text gets word + position +
+segment embeddings; a region gets one linear projection of [features ; six box numbers] and neither
+position nor segment (Oscar's `BertImgModel`; Hu et al. 2021, section 3). The masked-token head is
+tied to the word embeddings.
+
+Tags and regions never see the caption (attention_mask.py), so the model runs in two passes that
+together equal one pass with the joint mask: `encode_context` (tags + regions, once per picture)
+and `encode_text` (caption tokens, which also read the context's keys and values).
+
+    B pictures, T tag tokens, R regions, S = T + R context positions, L text positions,
+    P cached text positions, D width, N heads, H = D / N, F region feature size, V word pieces
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+CAPTION_SEGMENT, TAG_SEGMENT = 0, 1
+
+
+class VivoConfig(PreTrainedConfig):
+    """Shape of the model, and what it was trained on.
+
+    Lengths: `max_caption_tokens` caption positions are 0 .. max_caption_tokens - 1; tags start at
+    `tag_position_offset` in pre-training, fine-tuning and inference alike (the paper does not say;
+    Oscar-derived code lets the positions differ between the stages).
+    `region_fingerprint` names the RegionStore whose features the weights know; `training_stage` is
+    "" (not trained), "tags" (knows a visual vocabulary, cannot caption yet) or "captions".
+    """
+
+    model_type = "vivo"
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        layer_norm_eps: float = 1e-12,
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        initializer_range: float = 0.02,
+        feature_size: int = 2048,
+        region_layer_norm: bool = False,
+        max_regions: int = 50,
+        max_tag_tokens: int = 30,
+        max_caption_tokens: int = 40,
+        tag_position_offset: int = 40,
+        region_fingerprint: str = "",
+        training_stage: str = "",
+        pad_token_id: int = 0,
+        cls_token_id: int = 101,
+        sep_token_id: int = 102,
+        mask_token_id: int = 103,
+        **kwargs,
+    ):
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.max_position_embeddings = max_position_embeddings
+        self.type_vocab_size = type_vocab_size
+        self.layer_norm_eps = layer_norm_eps
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.initializer_range = initializer_range
+        self.feature_size = feature_size
+        self.region_layer_norm = region_layer_norm
+        self.max_regions = max_regions
+        self.max_tag_tokens = max_tag_tokens
+        self.max_caption_tokens = max_caption_tokens
+        self.tag_position_offset = tag_position_offset
+        self.region_fingerprint = region_fingerprint
+        self.training_stage = training_stage
+        self.cls_token_id = cls_token_id
+        self.sep_token_id = sep_token_id
+        self.mask_token_id = mask_token_id
+
+
+@dataclass
+class Context:
+    """Tags and regions of B pictures, encoded once.
+
+    hidden: [B, S, D] last layer. keys, values: per layer [B, N, S, H]. mask: bool [B, S].
+    """
+
+    hidden: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    mask: Tensor
+
+    def select(self, rows: Tensor) -> "Context":
+        """The context of the pictures `rows` (int [B']), in that order."""
+        return Context(
+            self.hidden[rows], [k[rows] for k in self.keys], [v[rows] for v in self.values], self.mask[rows]
+        )
+
+
+@dataclass
+class TextState:
+    """Keys and values of caption tokens already fed: per layer [B, N, P, H]."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+class TextEmbeddings(nn.Module):
+    """word + position + segment, layer norm, dropout; as in BERT."""
+
+    def __init__(self, config: VivoConfig):
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segment: int) -> Tensor:
+        """int [B, L], int [B, L] -> [B, L, D]."""
+        summed = self.word(input_ids) + self.position(position_ids) + self.segment.weight[segment]
+        return self.dropout(self.norm(summed))
+
+
+class RegionProjection(nn.Module):
+    """[features ; x1/W y1/H x2/W y2/H w/W h/H] -> D: one linear map, dropout; layer norm by option.
+
+    The published code of the field differs in the layer norm; the paper does not mention it.
+    """
+
+    def __init__(self, config: VivoConfig):
+        super().__init__()
+        self.linear = nn.Linear(config.feature_size + 6, config.hidden_size)
+        self.norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.region_layer_norm else nn.Identity()
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, features: Tensor, positions: Tensor) -> Tensor:
+        """[B, R, F], [B, R, 6] -> [B, R, D]."""
+        return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer; its queries may read keys and values that came before."""
+
+    def __init__(self, config: VivoConfig):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.heads = config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.feed_forward_in = nn.Linear(width, config.intermediate_size)
+        self.feed_forward_out = nn.Linear(config.intermediate_size, width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, before: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, L, D], mask bool [B, 1 or L, keys], `before` = (keys, values) [B, N, *, H] put in front.
+
+        Returns the new x and this call's own keys and values [B, N, L, H].
+        """
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        own = (k, v)
+        if before:
+            k = torch.cat([keys for keys, _ in before] + [k], dim=2)
+            v = torch.cat([values for _, values in before] + [v], dim=2)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask[:, None], dropout_p=self.attention_dropout if self.training else 0.0
+        )
+        attended = attended.transpose(1, 2).reshape(batch, length, width)
+        x = self.attention_norm(x + self.dropout(self.attention_output(attended)))
+        inner = self.feed_forward_out(F.gelu(self.feed_forward_in(x)))
+        return self.feed_forward_norm(x + self.dropout(inner)), own
+
+
+class MaskedTokenHead(nn.Module):
+    """dense, gelu, layer norm, then the word embeddings themselves as output weights, plus a bias."""
+
+    def __init__(self, config: VivoConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """[..., D], [V, D] -> logits [..., V]."""
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), word_embeddings, self.bias)
+
+
+class VivoPreTrainedModel(PreTrainedModel):
+    """save_pretrained / from_pretrained in the transformers convention (safetensors + JSON)."""
+
+    config_class = VivoConfig
+    base_model_prefix = "vivo"
+    _supports_sdpa = True
+
+
+class VivoModel(VivoPreTrainedModel):
+    """The encoder."""
+
+    def __init__(self, config: VivoConfig):
+        super().__init__(config)
+        self.embeddings = TextEmbeddings(config)
+        self.regions = RegionProjection(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    def encode_context(
+        self,
+        tag_ids: Tensor,
+        tag_positions: Tensor,
+        tag_mask: Tensor,
+        region_features: Tensor,
+        region_positions: Tensor,
+        region_mask: Tensor,
+    ) -> Context:
+        """Tags and regions, which see each other in both directions and nothing else.
+
+        Args:
+            tag_ids: int [B, T], T may be 0. tag_positions: int [B, T], from tag_position_offset on.
+            tag_mask: bool [B, T], False for padding.
+            region_features: [B, R, F]. region_positions: [B, R, 6]. region_mask: bool [B, R].
+
+        Returns:
+            Context; rows of `hidden` are the T tags, then the R regions.
+        """
+        regions = self.regions(region_features, region_positions)
+        tags = self.embeddings(tag_ids, tag_positions, TAG_SEGMENT)
+        x = torch.cat([tags.to(regions.dtype), regions], dim=1)
+        mask = torch.cat([tag_mask, region_mask], dim=1)
+        keys, values = [], []
+        for layer in self.layers:
+            x, (k, v) = layer(x, mask[:, None, :], [])
+            keys.append(k)
+            values.append(v)
+        return Context(x, keys, values, mask)
+
+    def encode_text(
+        self, context: Context | None, input_ids: Tensor, position_ids: Tensor, mask: Tensor,
+        state: TextState | None = None,
+    ) -> tuple[Tensor, TextState]:
+        """Caption tokens, which read the context, cached tokens and one another as `mask` says.
+
+        Args:
+            context: of the same B pictures; None for plain text (weight parity with BERT).
+            input_ids, position_ids: int [B, L].
+            mask: bool [B, L, P + L], text to (cached text, text); the context is always visible.
+            state: P cached tokens, or None (P = 0).
+
+        Returns:
+            hidden [B, L, D], and the keys and values of these L elements alone.
+        """
+        x = self.embeddings(input_ids, position_ids, CAPTION_SEGMENT)
+        if context is not None:
+            seen = context.mask[:, None, :].expand(-1, input_ids.shape[1], -1)
+            mask = torch.cat([seen, mask], dim=2)
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            before = [] if context is None else [(context.keys[index], context.values[index])]
+            if state is not None:
+                before.append((state.keys[index], state.values[index]))
+            x, (k, v) = layer(x, mask, before)
+            keys.append(k)
+            values.append(v)
+        return x, TextState(keys, values)
+
+
+class _VivoWithHead(VivoPreTrainedModel):
+    """Encoder and tied head: both stages have the same parameters, so either loads the other's checkpoint."""
+
+    def __init__(self, config: VivoConfig):
+        super().__init__(config)
+        self.vivo = VivoModel(config)
+        self.head = MaskedTokenHead(config)
+        self.post_init()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V] in the dtype of the computation; losses upcast to float32."""
+        return self.head(hidden, self.vivo.embeddings.word.weight)
+
+    def freeze_vocabulary(self) -> None:
+        """Freeze word embeddings and output bias (tied, so input and output alike).
+
+        Without it cross-entropy on captions pushes down every word that no caption contains, and
+        the visual vocabulary is forgotten (the VinVL nocaps recipe freezes too).
+        """
+        self.vivo.embeddings.word.weight.requires_grad_(False)
+        self.head.bias.requires_grad_(False)
+
+    def encode_context(self, batch: dict[str, Tensor]) -> Context:
+        """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""
+        return self.vivo.encode_context(
+            batch["tag_ids"], batch["tag_positions"], batch["tag_mask"],
+            batch["region_features"], batch["region_positions"], batch["region_mask"],
+        )
+
+
+class VivoForTagPretraining(_VivoWithHead):
+    """Masked-tag prediction over tags + regions."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits at masked tag slots only.
+
+        Args:
+            batch: keys of data/collate.py's TagBatch; `slot_index` int [K] points into the
+                flattened [B * T] tag tokens.
+
+        Returns:
+            {"logits": [K, V]} for the K masked tag tokens of the batch, in the order of `slot_index`.
+        """
+        context = self.encode_context(batch)
+        tags = batch["tag_ids"].shape[1]
+        hidden = context.hidden[:, :tags].flatten(0, 1)[batch["slot_index"]]
+        return {"logits": self.logits(hidden)}
+
+
+class VivoForCaptioning(_VivoWithHead):
+    """Caption tokens given tags and regions."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits at supervised caption positions only.
+
+        Args:
+            batch: keys of data/collate.py's CaptionBatch; `target_index` int [K] points into the
+                flattened [B * L] text elements; `text_mask` bool [B, L, L].
+
+        Returns:
+            {"logits": [K, V]} in the order of `target_index`.
+        """
+        context = self.encode_context(batch)
+        hidden, _ = self.vivo.encode_text(context, batch["text_ids"], batch["text_positions"], batch["text_mask"])
+        return {"logits": self.logits(hidden.flatten(0, 1)[batch["target_index"]])}
+
+
+AutoConfig.register("vivo", VivoConfig)
+AutoModel.register(VivoConfig, VivoModel)

@@ -1,0 +1,1 @@
+"""From numbers to pages: what turns results into something that people look at."""

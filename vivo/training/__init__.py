@@ -1,0 +1,1 @@
+"""The training engine: one visible loop over accelerate, and what it needs."""

@@ -1,0 +1,167 @@
+"""The two training programs, assembled: `pretrain` (tags) and `finetune` (captions).
+
+pretrain/train.py and finetune/train.py parse a configuration and call these.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from vivo.config import TrainConfig, to_yaml
+from vivo.data.collate import Batch, CaptionCollator, TagCollator
+from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
+from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.regions import RegionStore
+from vivo.data.sampler import StepBatches
+from vivo.data.text import load_tokenizer
+from vivo.errors import UserError
+from vivo.files import atomic_folder, writable_folder
+from vivo.losses import caption_loss, tag_set_loss
+from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
+from vivo.prediction import limits_of
+from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
+from vivo.training.loop import Loss, train
+from vivo.training.optim import build_optimizer, describe_parameters, total_steps
+from vivo.training.runtime import environment, make_accelerator, seed_start
+from vivo.training.tracking import Tracker
+from vivo.training.validation import CaptionValidation
+from vivo.weights import bert_config, bert_folder, load_bert
+
+Model = VivoForTagPretraining | VivoForCaptioning
+
+
+def pretrain(config: TrainConfig) -> Path:
+    """Masked-tag pre-training on image-tag pairs. Returns the folder of the trained model."""
+    store = RegionStore(config.data.regions)
+    examples = read_tag_examples(config.data.examples)
+    vocabulary = read_vocabulary(config.data.vocabulary)
+    data = TagPictures(examples, store, config.data.tags, vocabulary, config.data.region_dropout, config.seed)
+    tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
+    masking = config.masking
+    collator = TagCollator(
+        tokenizer, limits_of(model), config.seed, masking.share_min, masking.share_max, masking.at_most
+    )
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return tag_set_loss(
+            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
+        )
+
+    return _run(config, tokenizer, model, data, collator, loss)
+
+
+def finetune(config: TrainConfig) -> Path:
+    """Caption fine-tuning on image-sentence pairs. Returns the folder of the trained model."""
+    store = RegionStore(config.data.regions)
+    examples = read_caption_examples(config.data.examples)
+    data = CaptionPictures(examples, store, config.data.tags, config.data.region_dropout, config.seed)
+    tokenizer, model = starting_model(config, VivoForCaptioning, store, "captions")
+    masking = config.masking
+    collator = CaptionCollator(
+        tokenizer, limits_of(model), config.seed, masking.caption, masking.caption_probability,
+        config.data.captions_per_picture, config.data.tag_dropout,
+    )
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
+
+    return _run(config, tokenizer, model, data, collator, loss)
+
+
+
+
+def starting_model(
+    config: TrainConfig, model_class: type[Model], store: RegionStore, stage: str
+) -> tuple[PreTrainedTokenizerFast, Model]:
+    """Tokenizer and model at step 0, from `config.init`:
+
+    1. a checkpoint folder of ours: all weights, either stage; its features must come from the same detector;
+    2. "minilm" or the folder of a BERT: text weights; region projection (and a missing head) from the seed;
+    3. "random": everything from the seed, with the tokenizer of "minilm".
+    """
+    transformers_logging.disable_progress_bar()
+    seed_start(config.seed)
+    shape, dropout = config.model, {
+        "hidden_dropout_prob": config.model.dropout, "attention_probs_dropout_prob": config.model.dropout,
+    }
+    folder = bert_folder("minilm" if config.init == "random" else config.init)
+    if not (folder / "config.json").is_file():
+        raise UserError(f'init {config.init}: no config.json there; give a checkpoint folder, "minilm" or "random"')
+    tokenizer = load_tokenizer(folder)
+    if json.loads((folder / "config.json").read_text()).get("model_type") == VivoConfig.model_type:
+        model = model_class.from_pretrained(folder, local_files_only=True, training_stage=stage, **dropout)
+        store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
+    else:
+        ours = {
+            "feature_size": store.feature_size, "region_fingerprint": store.fingerprint, "training_stage": stage,
+            "max_regions": shape.max_regions, "max_tag_tokens": shape.max_tag_tokens,
+            "max_caption_tokens": shape.max_caption_tokens, "tag_position_offset": shape.max_caption_tokens, **dropout,
+        }
+        if config.init == "random":
+            model = model_class(VivoConfig(
+                vocab_size=len(tokenizer), hidden_size=shape.hidden_size, num_attention_heads=shape.heads,
+                intermediate_size=shape.intermediate_size, num_hidden_layers=shape.layers or 6, **ours,
+            ))
+        else:
+            model = model_class(bert_config(folder, shape.layers, **ours))
+            load_bert(model, folder)
+    if shape.freeze_embeddings:
+        model.vivo.embeddings.word.weight.requires_grad_(False)
+    if shape.freeze_head_bias:
+        model.head.bias.requires_grad_(False)
+    return tokenizer, model
+
+
+def _run(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerFast, model: Model, data: Dataset, collator: Any, loss: Loss
+) -> Path:
+    """Optimizer, resume, loop, final model: what both stages share."""
+    out = writable_folder(config.out)
+    accelerator = make_accelerator(config.optim.precision)
+    optim = config.optim
+    steps = total_steps(optim, len(data))
+    optimizer = build_optimizer(model, optim)
+    found = list_checkpoints(out / "checkpoints")
+    start = load_checkpoint(found[-1], model, optimizer) if found else 0
+    sampler = StepBatches(
+        len(data), optim.batch_size, config.seed, start, steps,
+        accelerator.process_index, accelerator.num_processes, optim.micro_batch_size,
+    )
+    # not prepared by accelerate: the sampler already gives each process its part, in an order that does not
+    # depend on their number (accelerate's own sharding pads and re-orders)
+    batches: Iterator[Batch] = iter(DataLoader(
+        data, batch_sampler=sampler, collate_fn=collator, num_workers=config.data.workers,
+        pin_memory=torch.cuda.is_available(), persistent_workers=False,
+    ))
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    main = accelerator.is_main_process
+    if main:
+        (out / "config.yaml").write_text(to_yaml(config))
+        (out / "environment.json").write_text(json.dumps(environment(), indent=1))
+    validate = CaptionValidation.of(config, tokenizer) if main else None
+    resolved = dataclasses.asdict(config)
+    with Tracker(out, config.tracking, resolved, steps, start, f"{config.objective} {out.name}", main) as tracker:
+        tracker.say(
+            f"{config.objective}: {len(data)} pictures, {steps} updates of {optim.batch_size} pictures "
+            f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
+            f"{accelerator.mixed_precision}; {describe_parameters(model)}"
+            + (f"; resumed at {start}" if start else "")
+        )
+        train(
+            config, steps, start, accelerator, prepared, tokenizer, optimizer, batches, sampler.micro_batches,
+            loss, validate, tracker,
+        )
+    final = out / "model"
+    if main:
+        with atomic_folder(final) as temporary:
+            save_model(temporary, accelerator.unwrap_model(prepared), tokenizer)
+    accelerator.wait_for_everyone()
+    return final

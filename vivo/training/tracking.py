@@ -1,0 +1,118 @@
+"""What a run says about itself: metrics.jsonl always, W&B by option, a progress bar. Rank 0 only.
+
+metrics.jsonl is the truth: one JSON record a line, each with "step". W&B gets the same records and
+can never end a run: a failing call is reported once and tracking goes on without it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vivo.config import TrackingConfig
+
+
+class Tracker:
+    """Records and progress of one run; a context manager. Does nothing where `active` is False."""
+
+    def __init__(self, folder: Path, config: TrackingConfig, resolved: dict[str, Any], steps: int, start: int,
+                 name: str, active: bool):
+        self.active, self.steps, self.start, self.name = active, steps, start, name
+        self._wandb_config, self._resolved, self._folder = config, resolved, folder
+        self._wandb = None
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._began = time.monotonic()
+        if active:
+            self._path = folder / "metrics.jsonl"
+            _cut_records(self._path, start)
+            self._file = self._path.open("a")
+
+    def __enter__(self) -> "Tracker":
+        if not self.active:
+            return self
+        if self._wandb_config.wandb != "disabled":
+            self._wandb = self._quietly(self._start_wandb)
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
+            )
+            self._task = self._progress.add_task(self.name, total=self.steps, completed=self.start, rate="")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.stop()
+        self._file.close()
+        if self._wandb:
+            self._quietly(lambda: self._wandb.finish(exit_code=0 if error[0] is None else 1))
+
+    def log(self, step: int, record: dict[str, float]) -> None:
+        """Append a record; `step` counts updates done."""
+        if not self.active:
+            return
+        self._file.write(json.dumps({"step": step, **record}) + "\n")
+        self._file.flush()
+        if self._wandb:
+            self._quietly(lambda: self._wandb.log(record, step=step))
+
+    def advance(self, step: int, record: dict[str, float] | None = None) -> None:
+        """Move the bar; without a terminal print a line for each record instead."""
+        if not self.active:
+            return
+        rate = f"loss {record['loss']:.3f}  {record['pictures_per_second']:.0f} pictures/s" if record else None
+        if self._progress:
+            self._progress.update(self._task, completed=step, **({"rate": rate} if rate else {}))
+        elif rate:
+            left = (time.monotonic() - self._began) / max(1, step - self.start) * (self.steps - step)
+            self.say(f"{self.name} {step}/{self.steps}  {rate}  ETA {left:.0f} s")
+
+    def say(self, text: str) -> None:
+        """A line for the reader, above the bar."""
+        if self.active:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _start_wandb(self) -> Any:
+        import wandb
+
+        return wandb.init(
+            project=self._wandb_config.project, mode=self._wandb_config.wandb, dir=str(self._folder),
+            config=self._resolved, name=self.name,
+        )
+
+    def _quietly(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # W&B raises many kinds; none may cost a run
+            print(f"W&B: {type(error).__name__}: {error}; going on with metrics.jsonl alone", file=sys.stderr)
+            self._wandb = None
+            return None
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line cut by a kill is left out."""
+    records = []
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def _cut_records(path: Path, start: int) -> None:
+    """Drop what was recorded after the checkpoint that the run resumes from."""
+    kept = [record for record in read_records(path) if record["step"] <= start]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    temporary.rename(path)
