@@ -74,22 +74,20 @@ class Captioner:
         save_model(folder, self.model, self.tokenizer)
         self.detector.save_pretrained(folder / "detector")
 
-    def __call__(
-        self, picture: str | Path | Image.Image, decode: DecodeConfig | None = None
-    ) -> list[Caption]:
-        """Captions of one picture, best first (as many as the beam is wide)."""
-        return self.caption_many([picture], decode)[0]
+    def __call__(self, picture: str | Path | Image.Image, beam: int = 1, max_tokens: int = 20) -> list[Caption]:
+        """Captions of one picture, best first: one greedily (`beam` = 1), else as many as the beam is wide."""
+        return self.caption_many([picture], beam, max_tokens)[0]
 
     def caption_many(
-        self, pictures: Sequence[str | Path | Image.Image], decode: DecodeConfig | None = None
+        self, pictures: Sequence[str | Path | Image.Image], beam: int = 1, max_tokens: int = 20
     ) -> list[list[Caption]]:
-        """Captions of each picture. Greedy unless `decode` says otherwise."""
+        """Captions of each picture of one batch."""
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
         regions = self.detector.detect(images)
         tags = [detected_tags(r) for r in regions]
         examples = [(str(i), [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
         batch = to_device(self._collator(examples), self.model.device)
-        found = caption_batch(self.model, batch, decode or DecodeConfig())
+        found = caption_batch(self.model, batch, DecodeConfig(beam=beam, max_tokens=max_tokens))
         return [
             [Caption(decode_caption(self.tokenizer, h.tokens), h.score, tags[i], regions[i]) for h in found[i]]
             for i in range(len(images))

@@ -6,16 +6,21 @@ copied. A step costs two positions a beam: the last token, whose keys and values
 [MASK] behind it, whose output is the next token (Hu et al. 2021, Fig. 2c).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
 
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
 from vivo.data.datasets import choose_tags
+from vivo.data.predictions import write_predictions
 from vivo.data.regions import RegionStore
+from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.search import Hypothesis, beam_search, greedy_search
 from vivo.errors import UserError
 from vivo.modeling import Context, TextState, VivoForCaptioning
@@ -92,20 +97,61 @@ def check_can_caption(model: VivoForCaptioning, where: str) -> None:
         raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
 
 
-def context_batches(
-    store: RegionStore, image_ids: Sequence[str], tags: str, collator: ContextCollator, batch_size: int,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Batches of the pictures `image_ids` in their order; `tags` is "detector" or "none"."""
-    def example(image_id: str) -> tuple:
-        regions = store[image_id]
-        return image_id, choose_tags(tags, [], regions), regions
+def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, VivoForCaptioning]:
+    """Tokenizer and model for the features of `store`; features of another detector are refused."""
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(f"{checkpoint}: no config.json; give the folder of a trained model")
+    model = VivoForCaptioning.from_pretrained(checkpoint, local_files_only=True).eval()
+    check_can_caption(model, str(checkpoint))
+    store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
+    return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    loader: Iterable[Batch] = DataLoader(
-        list(image_ids), batch_size=batch_size, collate_fn=lambda ids: collator([example(i) for i in ids])
+
+def caption_pictures(
+    model: VivoForCaptioning, tokenizer: PreTrainedTokenizerFast, store: RegionStore, image_ids: Sequence[str],
+    tags: str, decode: DecodeConfig, shown: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, float]]:
+    """Caption and score of each picture, by id.
+
+    Args:
+        tags: "detector" or "none".
+        shown: for a control, the picture whose regions and tags the model gets instead of its own.
+    """
+    collator = ContextCollator(tokenizer, limits_of(model), seed=0)
+    results: dict[str, tuple[str, float]] = {}
+    for first in range(0, len(image_ids), decode.batch_size):
+        ids = image_ids[first : first + decode.batch_size]
+        regions = [store[shown[i] if shown else i] for i in ids]
+        batch = collator([(i, choose_tags(tags, [], r), r) for i, r in zip(ids, regions, strict=True)])
+        found = caption_batch(model, to_device(batch, model.device), decode)
+        for image_id, hypotheses in zip(ids, found, strict=True):
+            results[image_id] = (decode_caption(tokenizer, hypotheses[0].tokens), hypotheses[0].score)
+    return results
+
+
+def predict_split(
+    checkpoint: Path, regions: Path, image_ids: Sequence[str], tags: str, decode: DecodeConfig, out: Path,
+    shown: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Caption a split and write `out` with its header. Returns the captions by picture id."""
+    store = RegionStore(regions)
+    tokenizer, model = load_captioning_model(checkpoint, store)
+    found = caption_pictures(model, tokenizer, store, image_ids, tags, decode, shown)
+    header = {
+        "decode": dataclasses.asdict(decode), "tags": tags, "checkpoint": checkpoint.name,
+        "weights_sha256": file_sha256(checkpoint / "model.safetensors"), "region_fingerprint": store.fingerprint,
+        "pictures": len(found), "control": "another picture's regions and tags" if shown else "",
+    }
+    write_predictions(
+        out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
     )
-    for batch in loader:
-        yield to_device(batch, torch.device(device))
+    return {image_id: text for image_id, (text, _) in found.items()}
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def limits_of(model: VivoForCaptioning) -> Limits:

@@ -122,9 +122,8 @@ WORD_RULES: list[Rule] = [
     _rule(rf"({_WORD})(?:{_APOSTROPHE}(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])[^A-Za-z])?"),  # man|'s
     _rule(r"(https?://[^ \n\"<>|(){}]+[^ \n\"'<>|.!?(){},-])", any_case=True),
     _rule(
-        r"((?:www\.(?:[^ \n\"<>|.!?(){},]+\.)+[a-z]{2,4}|(?:[^ \n\"`'<>|.!?(){},\-_$]+\.)+(?:com|net|org|edu))"
-        r"(?:/[^ \n\"<>|()]+[^ \n\"<>|.!?(){},-])?)",
-        any_case=True,
+        r"((?:(?i:www)\.(?:[^ \n\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}|(?:[^ \n\"`'<>|.!?(){},-_$]+\.)+(?i:com|net|org|edu))"
+        r"(?:/[^ \n\"<>|()]+[^ \n\"<>|.!?(){},-])?)"
     ),
     _rule(r"([a-zA-Z0-9][^ \n\"<>|()]*@(?:[^ \n\"<>|().]+\.)*[^ \n\"<>|().]+)"),  # me@there.com
     _rule(rf"([dlj]{_APOSTROPHE}|dunkin{_APOSTROPHE}|somethin{_APOSTROPHE}|ol{_APOSTROPHE})", any_case=True),

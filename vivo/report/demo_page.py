@@ -85,6 +85,7 @@ class Tile:
     against: str
     row: str
     change: str
+    worse: bool
 
 
 @dataclass
@@ -144,7 +145,7 @@ def make_tiles(rows: Sequence[RowResult], ours: str, baselines: Sequence[str]) -
         # A ratio says more than a difference, unless its denominator is next to nothing.
         if key != "CIDEr" and against >= 0.02 and value / against >= 1.5:
             change = f"× {value / against:.1f}"
-        tiles.append(Tile(label, f"{value:.{digits}f}", f"{against:.{digits}f}", row, change))
+        tiles.append(Tile(label, f"{value:.{digits}f}", f"{against:.{digits}f}", row, change, value < against))
     return tiles
 
 
@@ -278,7 +279,7 @@ def write_report(
         for group in groups:
             for card in group.cards:
                 card.image = jpeg_data_uri(card.picture.picture_path, longest, quality)
-        return template.render(groups=groups, hero=example_of(groups), **constants)
+        return template.render(groups=groups, hero=example_of(groups), **constants).lstrip()
 
     # Smaller pictures first, fewer pictures only when the smallest do not fit either.
     most = min(max_pictures, len(pictures))

@@ -146,7 +146,7 @@ def _run(
     if main:
         (out / "config.yaml").write_text(to_yaml(config))
         (out / "environment.json").write_text(json.dumps(environment(), indent=1))
-    validate = CaptionValidation.of(config, tokenizer) if main else None
+    validate = CaptionValidation.of(config, tokenizer, accelerator.mixed_precision == "bf16") if main else None
     resolved = dataclasses.asdict(config)
     with Tracker(out, config.tracking, resolved, steps, start, f"{config.objective} {out.name}", main) as tracker:
         tracker.say(

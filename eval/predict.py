@@ -1,0 +1,34 @@
+"""Captions for the pictures of a RegionStore: predictions.json and its header with the decode settings.
+
+    python eval/predict.py configs/eval/world.yaml checkpoint=runs/demo/vivo out=runs/eval decode.beam=5
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vivo.config import load_eval_config
+from vivo.errors import exits_cleanly
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, load, predict, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args(argv)
+    config = load_eval_config(arguments.config, arguments.overrides)
+    from vivo.data.nocaps import read_nocaps
+    from vivo.prediction import predict_split
+
+    # ids only: the captions of an evaluation split are never looked at here
+    image_ids = [example.image_id for example in read_nocaps(config.references)]
+    out = Path(config.out) / "predictions.json"
+    predict_split(Path(config.checkpoint), Path(config.regions), image_ids, config.tags, config.decode, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

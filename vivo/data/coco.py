@@ -1,0 +1,122 @@
+"""COCO caption files: {"images": [{"id", "file_name", ...}], "annotations": [{"image_id", "id", "caption"}]}."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vivo.data.types import CaptionExample
+from vivo.errors import UserError
+
+
+def read_captions(path: str | Path, require_captions: bool = True) -> list[CaptionExample]:
+    """All pictures of a COCO caption file in the order of its "images".
+
+    Captions lose line breaks and repeated spaces (metrics read one caption a line). Picture ids become
+    text: 42 -> "42".
+
+    Args:
+        path: the JSON file.
+        require_captions: False for files that list pictures to be captioned ("annotations" may be missing).
+
+    Raises:
+        UserError: naming file and entry: see `read_caption_file`.
+    """
+    return [
+        CaptionExample(image_id, image.get("file_name", ""), captions)
+        for image_id, image, captions in read_caption_file(path, require_captions)
+    ]
+
+
+def read_caption_file(path: str | Path, require_captions: bool = True) -> list[tuple[str, dict[str, Any], list[str]]]:
+    """(id, entry of "images", clean captions) of every picture; shared by COCO and nocaps.
+
+    Raises:
+        UserError: naming file and entry: not JSON, a key missing or mistyped, an id twice, a caption of a
+            picture that is not in "images", a blank caption, no pictures; with `require_captions` also no
+            captions at all, or a picture without any.
+    """
+    content = read_json(Path(path))
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: a {type(content).__name__}, expected {{"images": [...], "annotations": [...]}}')
+    images = _entries(path, content, "images")
+    pictures: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for number, image in enumerate(images):
+        image_id = picture_id(image.get("id"), f"{path}, images[{number}].id")
+        if image_id in pictures:
+            raise UserError(f"{path}, images[{number}]: picture {image_id} is listed twice; keep one entry")
+        if not isinstance(image.get("file_name", ""), str):
+            raise UserError(f"{path}, images[{number}]: file_name must be text, found {image['file_name']!r}")
+        pictures[image_id] = (image, [])
+    if not pictures:
+        raise UserError(f'{path}: "images" is empty; is it the right file?')
+
+    if "annotations" not in content and not require_captions:
+        content = {**content, "annotations": []}
+    annotations = _entries(path, content, "annotations")
+    for number, annotation in enumerate(annotations):
+        where = f"{path}, annotations[{number}]"
+        image_id = picture_id(annotation.get("image_id"), f"{where}.image_id")
+        if image_id not in pictures:
+            raise UserError(
+                f'{where}: caption of picture {image_id}, which "images" does not list; were pictures removed without'
+                " their captions?"
+            )
+        caption = annotation.get("caption")
+        if not isinstance(caption, str):
+            raise UserError(f"{where}: caption must be text, found {caption!r}; is this a captions file?")
+        clean = " ".join(caption.split())
+        if not clean:
+            raise UserError(f"{where}: the caption of picture {image_id} is blank; remove or write it")
+        pictures[image_id][1].append(clean)
+    if require_captions:
+        if not annotations:
+            raise UserError(f'{path}: "annotations" is empty: there are no captions in this file')
+        for image_id, (_, captions) in pictures.items():
+            if not captions:
+                raise UserError(f"{path}: picture {image_id} has no caption; remove it or add one")
+    return [(image_id, image, captions) for image_id, (image, captions) in pictures.items()]
+
+
+def picture_id(value: object, where: str) -> str:
+    """The id of a JSON entry as text: 42, "42" and "000000000042" are all "42" (as `image_id_of` has it).
+
+    Raises:
+        UserError: neither a whole number nor text.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value:
+        return plain_id(value)
+    raise UserError(f"{where}: must be a whole number or text, found {value!r}")
+
+
+def plain_id(text: str) -> str:
+    """Digits as COCO pads them (12 at most) without leading zeros; any other text unchanged.
+
+    Open Images ids are 16 hexadecimal digits, some without a letter: those must stay as they are.
+    """
+    return str(int(text)) if len(text) <= 12 and text.isascii() and text.isdigit() else text
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; `UserError` with file and line if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); the file is empty, truncated or of another kind"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it unpacked?") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _entries(path: str | Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise UserError(f'{path}: no list "{key}" (keys found: {", ".join(content) or "none"}); is it a COCO file?')
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}, {key}[{number}]: an object is wanted, found {entry!r}")
+    return entries

@@ -1,0 +1,98 @@
+"""nocaps validation files, and the class list of the embedded world that imitates nocaps.
+
+nocaps is COCO's layout plus "domain" in each entry of "images". Its picture ids are 0..4499; files are
+named after Open Images ids. **The domains of the public validation file are 417 / 2,670 / 1,413 pictures,
+those of the published scores 648 / 2,938 / 914**: scores by domain that are computed from this file do
+not compare with papers, only the overall score does.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from vivo.data.coco import read_caption_file, read_json
+from vivo.data.types import CaptionExample
+from vivo.errors import UserError
+
+DOMAINS = ("in-domain", "near-domain", "out-domain")
+
+
+@dataclass(frozen=True)
+class WorldClass:
+    """One class of the embedded world.
+
+    Attributes:
+        name, plural: the words of captions ("traffic light", "traffic lights").
+        forms: all word forms by which a caption may name it.
+        mid: its id in the Open Images files.
+        role: "base" classes occur in training captions, "novel" ones never do.
+        detector: whether the detector knows the class.
+        parents: names of more general classes, nearest first.
+    """
+
+    name: str
+    plural: str
+    forms: list[str]
+    mid: str
+    role: Literal["base", "novel"]
+    detector: bool
+    parents: list[str]
+
+
+def read_nocaps(path: str | Path, require_captions: bool = True) -> list[CaptionExample]:
+    """All pictures of a nocaps file, with domain and up to 10 references.
+
+    Files that name no domain at all (test image info) give domain "".
+
+    Args:
+        path: the JSON file.
+        require_captions: False for image-info files.
+
+    Raises:
+        UserError: naming file and entry: an unknown domain, some entries without one, and what
+            `vivo.data.coco.read_caption_file` raises.
+    """
+    pictures = read_caption_file(path, require_captions)
+    any_domain = any("domain" in image for _, image, _ in pictures)
+    examples = []
+    for number, (image_id, image, captions) in enumerate(pictures):
+        domain = image.get("domain", "")
+        if any_domain and domain not in DOMAINS:
+            found = repr(domain) if "domain" in image else "none"
+            raise UserError(f"{path}, images[{number}]: domain must be one of {', '.join(DOMAINS)}, found {found}")
+        file_name = image.get("file_name") or (f"{image['open_images_id']}.jpg" if "open_images_id" in image else "")
+        examples.append(CaptionExample(image_id, file_name, captions, domain))
+    return examples
+
+
+def read_classes(path: str | Path) -> list[WorldClass]:
+    """The classes of a world (classes.json).
+
+    Raises:
+        UserError: naming file and entry: not a list of objects, a key missing, unknown or mistyped, a name
+            twice, no classes.
+    """
+    content = read_json(Path(path))
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{path}: expected a list of classes that is not empty; is it a world's classes.json?")
+    keys = [field.name for field in fields(WorldClass)]
+    wanted = {"name": str, "plural": str, "mid": str, "role": str, "detector": bool, "forms": list, "parents": list}
+    classes: dict[str, WorldClass] = {}
+    for number, entry in enumerate(content):
+        where = f"{path}, class {number}"
+        if not isinstance(entry, dict) or sorted(entry) != sorted(keys):
+            found = ", ".join(entry) if isinstance(entry, dict) else repr(entry)
+            raise UserError(f"{where}: must have the keys {', '.join(keys)}, found {found}")
+        for key, kind in wanted.items():
+            value = entry[key]
+            if not isinstance(value, kind) or (kind is list and not all(isinstance(item, str) for item in value)):
+                raise UserError(f'{where}: "{key}" must be {_WORDS[kind]}, found {value!r}')
+        if entry["role"] not in ("base", "novel"):
+            raise UserError(f'{where}: "role" must be base or novel, found {entry["role"]!r}')
+        if entry["name"] in classes:
+            raise UserError(f"{where}: {entry['name']!r} is listed twice")
+        classes[entry["name"]] = WorldClass(**entry)
+    return list(classes.values())
+
+
+_WORDS = {str: "text", bool: "true or false", list: "a list of texts"}
