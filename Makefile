@@ -4,7 +4,7 @@
 #   make test     all tests
 #   make lint     ruff
 #   make setup    only the .venv
-#   make lock     requirements.lock anew from pyproject.toml (needs uv)
+#   make lock     requirements.lock from pyproject.toml (needs uv); newer versions: make lock UPGRADE=--upgrade
 #   make clean    remove .venv and caches; runs/ stays
 #
 # Another interpreter: make setup PYTHON=/path/to/python3.12
@@ -18,6 +18,7 @@ VENV := .venv
 BEGUN := $(VENV)/setup.begun
 READY := $(VENV)/setup.done
 PYTHON ?=
+UPGRADE ?=
 
 setup: $(READY)
 
@@ -65,7 +66,7 @@ lock:
 	echo "sentence-transformers ; python_version < '3'" > "$$work/override.txt"; \
 	cp requirements.lock "$$work/requirements.lock"; \
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
-	    --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	    --no-emit-index-url --no-emit-find-links --no-header --quiet $(UPGRADE) \
 	    --override "$$work/override.txt" --output-file "$$work/requirements.lock"; \
 	if grep -n '://' "$$work/requirements.lock"; then \
 	    echo "error: an address is in the lock (see above); requirements.lock is left as it was" >&2; exit 2; \

@@ -8,6 +8,7 @@ here is an error: it is far more often a typing mistake than a wish. Reading che
 `datasets` itself turns numbers into text without a word and names no rows.
 """
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -66,14 +67,14 @@ class Examples(Sequence[Example], Generic[Example]):
     `Examples` (data-loader workers) uses the same copy, so the reader must outlive its workers.
     """
 
-    def __init__(self, dataset: Any, make: type, folder: str) -> None:
+    def __init__(self, dataset: "datasets.Dataset", layout: _Layout, folder: str) -> None:
         self._dataset = dataset
-        self._make = make
+        self._layout = layout
         # By process: a forked worker that drops its copy of this object must not delete the parent's files.
         weakref.finalize(self, _remove, folder, os.getpid())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_dataset": self._dataset, "_make": self._make}
+        return {"_dataset": self._dataset, "_layout": self._layout}
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -87,13 +88,17 @@ class Examples(Sequence[Example], Generic[Example]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if not -len(self) <= place < len(self):
             raise IndexError(f"example {place} of {len(self)}")
-        return self._make(**{key: value for key, value in self._dataset[place].items() if value is not None})
+        return self._example(self._dataset[place])
 
     def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), 1000):
             columns = self._dataset[start : start + 1000]
             for values in zip(*columns.values(), strict=True):
-                yield self._make(**{k: v for k, v in zip(columns, values, strict=True) if v is not None})
+                yield self._example(dict(zip(columns, values, strict=True)))
+
+    def _example(self, row: dict[str, Any]) -> Example:
+        texts = {key: row.get(key) or "" for key in self._layout.texts}
+        return self._layout.make(**texts, **{key: row.get(key) or [] for key in self._layout.lists})
 
 
 def read_tag_examples(path: str | Path, cache_dir: str | Path | None = None) -> Examples[TagExample]:
@@ -151,7 +156,8 @@ def _write(examples: Iterable[Any], path: Path, layout: _Layout) -> int:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or in a folder that cannot be written anyway
+            temporary.unlink()
     return count
 
 
@@ -191,7 +197,7 @@ def _read(path: Path, layout: _Layout, cache_dir: str | Path | None) -> Examples
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Examples(dataset, layout.make, folder)
+    return Examples(dataset, layout, folder)
 
 
 def _load(path: Path, kind: str, layout: _Layout, folder: str) -> "datasets.Dataset":

@@ -56,7 +56,7 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
         where = f"{path}, row {number}"
         if len(cells) < 2 or not cells[0] or not cells[1].strip():
             raise UserError(f"{where}: expected `class id,name`, found {','.join(cells)!r}")
-        if any(cell.strip() not in ("", cells[1].strip()) for cell in cells[2:]):
+        if any(tag_name(cell) not in ("", tag_name(cells[1])) for cell in cells[2:]):
             raise UserError(f"{where}: text after the name {cells[1]!r}; a name with a comma in it must be quoted")
         if names.setdefault(cells[0], cells[1].strip()) != cells[1].strip():
             raise UserError(f"{where}: {cells[0]} is {names[cells[0]]!r} above and {cells[1].strip()!r} here; keep one")

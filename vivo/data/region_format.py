@@ -58,6 +58,10 @@ def check_features(
     )
 
 
+INDEX_SCHEMA = pa.schema([("image_id", pa.large_string()), ("hash", pa.uint64()), ("position", pa.int64())])
+"""image_id in the order of writing; hash sorted, with the position in image_id that each belongs to."""
+
+
 def schema_of(feature_size: int) -> pa.Schema:
     """The Arrow schema of a shard for features of size F."""
     return pa.schema(
@@ -165,11 +169,11 @@ def first_line(error: BaseException) -> str:
     return (str(error) or repr(error)).splitlines()[0]
 
 
-def open_mapped(file: Path, expected_bytes: int) -> pa.RecordBatchFileReader:
+def open_mapped(file: Path, expected_bytes: int, schema: pa.Schema) -> pa.RecordBatchFileReader:
     """Map an Arrow file of the store; nothing but its footer is read.
 
     Raises:
-        UserError: missing, of another size than the manifest says, or not an Arrow file.
+        UserError: missing, of another size than the manifest says, not an Arrow file, or of another schema.
     """
     try:
         found = file.stat().st_size
@@ -178,6 +182,17 @@ def open_mapped(file: Path, expected_bytes: int) -> pa.RecordBatchFileReader:
                 f"{file}: {found} bytes, the manifest says {expected_bytes}; the file is truncated or was exchanged:"
                 " copy it again or extract the store again"
             )
-        return pa.ipc.open_file(pa.memory_map(str(file)))
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        if not reader.schema.equals(schema):
+            raise UserError(f"{file}: damaged (its columns are not those of this format); copy or extract it again")
+        return reader
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}); copy or extract the store again") from error
+
+
+def read_batch(reader: pa.RecordBatchFileReader, number: int, file: Path) -> pa.RecordBatch:
+    """Record batch `number` of an open file, as views; `UserError` naming the file where it is damaged."""
+    try:
+        return reader.get_batch(number)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: damaged ({first_line(error)}); copy or extract the store again") from error

@@ -17,6 +17,7 @@ from vivo.data.region_format import (
     BOX_CONVENTION,
     FORMAT,
     INDEX,
+    INDEX_SCHEMA,
     MANIFEST,
     PROGRESS,
     VERSION,
@@ -24,6 +25,7 @@ from vivo.data.region_format import (
     hash_of,
     open_mapped,
     problem_with,
+    read_batch,
     read_manifest,
     schema_of,
     sha256_of,
@@ -156,6 +158,8 @@ class RegionStoreWriter:
             self._done.difference_update(self._open.ids)
             self._open.drop()
             self._open = None
+        if self._progress is not None and not self._shards:
+            (self.path / PROGRESS).unlink(missing_ok=True)  # nothing to go on from: leave nothing behind
         self._release()
 
     def _release(self) -> None:
@@ -247,7 +251,8 @@ class RegionStoreWriter:
         if (self.path / PROGRESS).exists():  # killed between the manifest and the end of close()
             with self._lock():
                 (self.path / PROGRESS).unlink()
-        ids = open_mapped(self.path / INDEX, manifest["index"]["bytes"]).get_batch(0).column("image_id")
+        index = self.path / INDEX
+        ids = read_batch(open_mapped(index, manifest["index"]["bytes"], INDEX_SCHEMA), 0, index).column("image_id")
         start = 0
         for shard in manifest["shards"]:
             in_shard = ids[start : start + shard["pictures"]].to_pylist()
@@ -270,14 +275,10 @@ class RegionStoreWriter:
         ids = [image_id for shard in self._shards for image_id in shard["ids"]]
         hashes = np.fromiter(map(hash_of, ids), dtype=np.uint64, count=len(ids))
         positions = np.argsort(hashes, kind="stable")
-        columns = {
-            "image_id": pa.array(ids, pa.large_string()),
-            "hash": pa.array(hashes[positions]),
-            "position": pa.array(positions.astype(np.int64)),
-        }
+        columns = [pa.array(ids, pa.large_string()), pa.array(hashes[positions]), pa.array(positions.astype(np.int64))]
         file = self.path / INDEX
         temporary = file.with_name(file.name + ".tmp")
-        batch = pa.record_batch(columns)
+        batch = pa.record_batch(columns, schema=INDEX_SCHEMA)
         with temporary.open("wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
         os.replace(temporary, file)

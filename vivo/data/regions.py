@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from vivo.data.region_format import (
     INDEX,
+    INDEX_SCHEMA,
     MANIFEST,
     check_features,
     fingerprint_of,
@@ -30,8 +31,10 @@ from vivo.data.region_format import (
     hash_of,
     open_mapped,
     problem_with,
+    read_batch,
     read_manifest,
     regions_of,
+    schema_of,
     sha256_of,
     view_of,
 )
@@ -103,15 +106,16 @@ class RegionStore:
     @cached_property
     def _index(self) -> tuple[ImageIds, np.ndarray, np.ndarray, list[int]]:
         """(ids, sorted hashes uint64 [N], their positions int64 [N], first position of each shard)."""
-        batch = open_mapped(self.path / INDEX, self.manifest["index"]["bytes"]).get_batch(0)
+        file = self.path / INDEX
+        batch = read_batch(open_mapped(file, self.manifest["index"]["bytes"], INDEX_SCHEMA), 0, file)
         pictures = [shard["pictures"] for shard in self.manifest["shards"]]
         if not batch.num_rows == sum(pictures) == self.manifest["pictures"]:
             raise UserError(
                 f"{self.path}: index, shards and manifest disagree on the number of pictures ({batch.num_rows},"
                 f" {sum(pictures)}, {self.manifest['pictures']}); the store is damaged: extract it again"
             )
-        hashes, positions = view_of(batch.column("hash"), np.uint64), view_of(batch.column("position"), np.int64)
-        return ImageIds(batch.column("image_id")), hashes, positions, [0, *accumulate(pictures)]
+        ids, hashes, positions = batch.columns
+        return ImageIds(ids), view_of(hashes, np.uint64), view_of(positions, np.int64), [0, *accumulate(pictures)]
 
     @cached_property
     def _shard(self):
@@ -119,7 +123,7 @@ class RegionStore:
 
     def _open_shard(self, number: int) -> pa.RecordBatchFileReader:
         shard = self.manifest["shards"][number]
-        reader = open_mapped(self.path / shard["name"], shard["bytes"])
+        reader = open_mapped(self.path / shard["name"], shard["bytes"], schema_of(self.feature_size))
         if reader.num_record_batches != shard["pictures"]:
             raise UserError(f"{self.path / shard['name']}: not the number of pictures that the manifest names")
         return reader
@@ -177,7 +181,8 @@ class RegionStore:
             )
         starts = self._index[3]
         shard = bisect_right(starts, position) - 1
-        return regions_of(self._shard(shard).get_batch(position - starts[shard]))
+        file = self.path / self.manifest["shards"][shard]["name"]
+        return regions_of(read_batch(self._shard(shard), position - starts[shard], file))
 
     def _position(self, image_id: str) -> int | None:
         ids, hashes, positions, _ = self._index

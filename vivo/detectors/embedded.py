@@ -28,9 +28,10 @@ from torchvision.ops import nms
 from vivo.data.types import Regions
 from vivo.detectors.base import CONFIG_FILE
 from vivo.detectors.lite0 import Lite0Maps, copy_weights
-from vivo.detectors.network import INPUT_SIZE, POOLED_CHANNELS, EmbeddedNetwork
+from vivo.detectors.network import INPUT_SIZE, MEAN_SIZE, EmbeddedNetwork
 from vivo.detectors.pictures import to_rgb
 from vivo.errors import UserError
+from vivo.files import atomic_write_json, writable_folder
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 WEIGHTS_FILE = "detector.safetensors"
@@ -49,6 +50,8 @@ class EmbeddedConfig:
         objectness: regions below are dropped. overlap: IoU above which of two regions the worse is dropped.
         label_probability: a named class must be at least so probable among all classes to become the label.
         max_regions: detections kept a picture.
+        whole_picture: whether the whole picture follows the detections as a last region, so that places
+            ("on the beach") reach a captioner. Without detections it is there in any case.
     """
 
     class_names: list[str]
@@ -60,6 +63,7 @@ class EmbeddedConfig:
     overlap: float = 0.5
     label_probability: float = 0.5
     max_regions: int = 10
+    whole_picture: bool = True
 
     def network(self) -> EmbeddedNetwork:
         """An untrained network of these sizes."""
@@ -86,13 +90,13 @@ class EmbeddedDetector:
         self.notes = notes or {}
         """What was measured, and the attribution; kept with the weights wherever they go."""
         self.class_names = list(config.class_names)
-        self.feature_size = config.embedding + POOLED_CHANNELS
+        self.feature_size = config.embedding + MEAN_SIZE
         self._weights_sha256: str | None = None
 
     # ---------------------------------------------------------------- detection
 
     def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
-        """Regions of each picture; the whole picture, unnamed, where nothing is found."""
+        """Regions of each picture: detections by falling objectness, then the whole picture, unnamed, score 0."""
         found: list[Regions] = []
         for start in range(0, len(pictures), self.batch_size):
             batch = pictures[start : start + self.batch_size]
@@ -101,65 +105,64 @@ class EmbeddedDetector:
         return found
 
     def describe(self, pictures: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> list[Regions]:
-        """Features and labels of given boxes ([R, 4] in pixels of each picture, R >= 1) in their order.
-
-        Scores are those of the label, or of objectness, as in `Regions`.
-        """
+        """Features and labels of given boxes ([R, 4] in pixels of each picture, R >= 1), in their order."""
         found: list[Regions] = []
         for start in range(0, len(pictures), self.batch_size):
             batch = pictures[start : start + self.batch_size]
+            scaled = [
+                torch.as_tensor(np.asarray(b), dtype=torch.float32) / _scale(p)
+                for p, b in zip(batch, boxes[start : start + self.batch_size], strict=True)
+            ]
             with torch.inference_mode():
-                maps = self.backbone(squares(batch))
-                standard = self.network.neck.standardise(maps)
-                fine = self.network.neck(standard)
-                scaled = [
-                    torch.as_tensor(np.asarray(b), dtype=torch.float32) / _scale(p)
-                    for p, b in zip(batch, boxes[start : start + self.batch_size], strict=True)
-                ]
-                found.extend(self._regions(batch, standard, fine, scaled, None))
+                maps = self.network.standardise(self.backbone(squares(batch)))
+                found.extend(self._regions(batch, maps, scaled, None))
         return found
 
     def _detect_batch(self, pictures: Sequence[Image.Image]) -> list[Regions]:
-        boxes, objectness, standard, fine = self.network.propose(self.backbone(squares(pictures)))
+        maps = self.network.standardise(self.backbone(squares(pictures)))
+        proposals, _ = self.network.propose(maps)
+        boxes, objectness = self.network.heads.refine(maps, proposals)
         kept_boxes, kept_scores = [], []
-        whole = torch.tensor([[0.0, 0.0, INPUT_SIZE, INPUT_SIZE]])
         for box, score in zip(boxes, objectness, strict=True):
             sides = box[:, 2:] - box[:, :2]
             good = (score >= self.config.objectness) & (sides.amin(1) >= 2)
             box, score = box[good], score[good]
             keep = nms(box, score, self.config.overlap)[: self.config.max_regions]  # falling score
-            kept_boxes.append(box[keep] if len(keep) else whole)
-            kept_scores.append(score[keep] if len(keep) else None)
-        return self._regions(pictures, standard, fine, kept_boxes, kept_scores)
+            kept_boxes.append(box[keep])
+            kept_scores.append(score[keep])
+        return self._regions(pictures, maps, kept_boxes, kept_scores)
 
     def _regions(
         self,
         pictures: Sequence[Image.Image],
-        standard: dict[int, Tensor],
-        fine: Tensor,
+        maps: dict[int, Tensor],
         boxes: list[Tensor],
-        objectness: list[Tensor | None] | None,
+        objectness: list[Tensor] | None,
     ) -> list[Regions]:
         """Describe boxes (input pixels) a second time at their final place, and scale them back.
 
         Features of the refined boxes instead of the proposals' cost 0.5 ms a picture and are what makes
-        detected regions as good as true boxes. Where `objectness` is None for a picture, nothing was found.
+        detected regions as good as true boxes. With `objectness` (detection, not given boxes) the whole
+        picture follows as a last region, unless detections exist and `config.whole_picture` is off.
         """
+        detected = [len(b) for b in boxes]
+        if objectness is not None:
+            whole = torch.tensor([[0.0, 0.0, INPUT_SIZE, INPUT_SIZE]])
+            boxes = [torch.cat([b, whole]) if self.config.whole_picture or not len(b) else b for b in boxes]
         counts = [len(b) for b in boxes]
-        said = {name: t.split(counts) for name, t in self.network.describe(standard, fine, boxes).items()}
+        said = {name: t.split(counts) for name, t in self.network.heads.describe(maps, boxes).items()}
         result = []
         for i, picture in enumerate(pictures):
+            n = detected[i]
             score = said["objectness"][i] if objectness is None else objectness[i]
-            if score is None:  # nothing found: one region that cannot be named
-                labels, scores = [""], torch.zeros(1)
-            else:
-                labels, scores = self._labels(said["classes"][i], score)
+            labels, scores = self._labels(said["classes"][i][:n], score)
+            more = counts[i] - n  # the whole picture: no object, so no name and no score
             result.append(
                 Regions(
                     boxes=(boxes[i] * _scale(picture)).numpy().astype(np.float32),
                     features=said["features"][i].half().numpy(),
-                    labels=labels,
-                    scores=scores.numpy().astype(np.float32),
+                    labels=labels + [""] * more,
+                    scores=np.concatenate([scores.numpy(), np.zeros(more)]).astype(np.float32),
                     width=picture.width,
                     height=picture.height,
                 )
@@ -192,6 +195,7 @@ class EmbeddedDetector:
             "overlap": self.config.overlap,
             "label_probability": self.config.label_probability,
             "max_regions": self.config.max_regions,
+            "whole_picture": int(self.config.whole_picture),
         }
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -254,7 +258,9 @@ def _fill(module: torch.nn.Module, tensors: dict[str, Tensor], prefix: str, fold
     try:
         copy_weights(module, own)
     except AssertionError as error:
-        raise UserError(f"weights in {folder} do not fit their configuration ({error}): save the detector again") from None
+        raise UserError(
+            f"weights in {folder} do not fit their configuration ({error}): save the detector again"
+        ) from None
 
 
 def _read(config_path: Path, weights_path: Path) -> tuple[EmbeddedConfig, dict, dict[str, Tensor]]:
@@ -271,18 +277,17 @@ def _read(config_path: Path, weights_path: Path) -> tuple[EmbeddedConfig, dict, 
 
 
 def _write(config_path: Path, weights_path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
-    """Both files under temporary names first, so that a reader never sees half a detector."""
+    """Weights first, each file whole or not at all, so that a reader never sees half a detector."""
+    folder = writable_folder(config_path.parent)
+    temporary = folder / f".{weights_path.name}.tmp-{os.getpid()}"
     try:
-        config_path.parent.mkdir(parents=True, exist_ok=True)
-        for path in (weights_path, config_path):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            if path is weights_path:
-                save_file({k: _compact(t) for k, t in tensors.items()}, temporary, metadata={"format": "pt"})
-            else:
-                temporary.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write the detector to {config_path.parent}: {error.strerror or error}") from None
+        save_file({name: _compact(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+        os.replace(temporary, weights_path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {weights_path} ({error}): free some space or choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    atomic_write_json(config_path, config)
 
 
 def _compact(tensor: Tensor) -> Tensor:

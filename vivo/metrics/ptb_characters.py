@@ -9,8 +9,10 @@ import unicodedata
 
 # Letters that may form a word; what lies in these ranges and is no letter is moved out of the way by `settle`.
 LETTERS = (
-    "A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u2c00-\u2dff\u3005-\u3007\u3021-\u3029\u3031-\u3035"
-    "\u3041-\ud7ff\uf900-\ufdff\ufe70-\ufefe\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc\u00ad"
+    "A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u2071\u207f\u2090-\u209c\u2102\u2107"
+    "\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2139\u2c00-\u2dff"
+    "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3041-\ud7ff"
+    "\uf900-\ufdff\ufe70-\ufefe\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc\u00ad"
 )
 
 # Punctuation, signs and numerals (categories P*, S*, No) are tokens of their own here, and are dropped elsewhere.

@@ -104,8 +104,10 @@ def tint(glyph: Image.Image, colour: str, strength: float) -> Image.Image:
     # Black outlines stay black, anything lighter is lifted so that dark animals take a colour too.
     lifted = np.clip(light * 6.0 - 0.2, 0.0, 1.0) * (0.68 + 0.32 * light)
     dyed = lifted[..., None] * np.asarray(TINTS[colour], dtype=np.float32)
+    # What the dye leaves is mostly grey: orange dye on a blue dress would else make a brown that no word fits.
+    rest = 0.25 * pixels[..., :3] + 0.75 * 255.0 * light[..., None]
     result = pixels.copy()
-    result[..., :3] += strength * (dyed - pixels[..., :3])
+    result[..., :3] = strength * dyed + (1 - strength) * rest
     return Image.fromarray(result.astype(np.uint8), "RGBA")
 
 

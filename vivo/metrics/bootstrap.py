@@ -1,0 +1,120 @@
+"""Paired bootstrap over pictures: is the difference of two systems more than luck of the pictures?
+
+A statistic maps resamples to values: it takes weights [R, N] (how often each of N pictures counts in
+each of R resamples) and returns [R]. Two systems are judged on the same resampled pictures. With
+several seeds, a system's value on a resample is the mean over its seeds of the seed's value there;
+seeds are not resampled, so intervals speak of the pictures, not of the training.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vivo.metrics.f1 import class_counts, f1_from_counts, macro_f1
+
+_CHUNK = 100  # resamples at a time: bounds the memory
+
+
+class Statistic(Protocol):
+    """A score of one system on resampled pictures."""
+
+    @property
+    def pictures(self) -> int:
+        """N."""
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """int [R, N] -> float64 [R]; NaN where a resample leaves the score undefined."""
+
+
+class Interval(NamedTuple):
+    """A value (of the pictures as they are, not resampled) and the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether 0 lies inside: as a difference, nothing is shown."""
+        return self.low <= 0.0 <= self.high
+
+
+class MeanScore:
+    """Mean of per-picture scores (CIDEr, ROUGE-L) over pictures, then over seeds.
+
+    Args:
+        scores: [N] or, with seeds, [S, N].
+    """
+
+    def __init__(self, scores: np.ndarray | Sequence[float] | Sequence[np.ndarray]) -> None:
+        self._mean = np.atleast_2d(np.asarray(scores, dtype=np.float64)).mean(axis=0)  # linear: seeds first
+        self.pictures = len(self._mean)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        return weights @ self._mean / weights.sum(axis=1)
+
+
+class MacroF1:
+    """Macro F1 of named objects, recomputed on each resample, then the mean over seeds.
+
+    Args:
+        predicted: bool [N, C] or, with seeds, a sequence of them.
+        truth: bool [N, C].
+        classes: bool [C], which classes to average over; None: all.
+    """
+
+    def __init__(
+        self, predicted: np.ndarray | Sequence[np.ndarray], truth: np.ndarray, classes: np.ndarray | None = None
+    ) -> None:
+        members = np.ones(truth.shape[1], dtype=bool) if classes is None else classes
+        stacked = np.asarray(predicted, dtype=bool)
+        seeds = stacked if stacked.ndim == 3 else stacked[None]
+        self._predicted, self._truth = [seed[:, members] for seed in seeds], truth[:, members]
+        self.pictures = len(truth)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        seeds = [macro_f1(f1_from_counts(class_counts(seed, self._truth, weights))) for seed in self._predicted]
+        return np.mean(seeds, axis=0)
+
+
+def paired_bootstrap(
+    stat_a: Statistic, stat_b: Statistic, n: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> Interval:
+    """A minus B with its percentile interval.
+
+    Args:
+        stat_a, stat_b: the two systems, over the same pictures in the same order.
+        n: resamples. seed: of the resampling; equal seeds give equal intervals.
+        confidence: share of the resampled differences inside the interval.
+
+    Returns:
+        (difference, low, high); NaN where the statistic is undefined.
+    """
+    if stat_a.pictures != stat_b.pictures:
+        raise ValueError(f"{stat_a.pictures} and {stat_b.pictures} pictures: a paired comparison needs the same ones")
+    once = np.ones((1, stat_a.pictures), dtype=np.int64)
+    differences = np.concatenate([stat_a(w) - stat_b(w) for w in _resamples(stat_a.pictures, n, seed)])
+    return _interval(float(stat_a(once)[0] - stat_b(once)[0]), differences, confidence)
+
+
+def bootstrap(stat: Statistic, n: int = 1000, seed: int = 0, confidence: float = 0.95) -> Interval:
+    """One system's value with its percentile interval; arguments as in `paired_bootstrap`."""
+    values = np.concatenate([stat(w) for w in _resamples(stat.pictures, n, seed)])
+    return _interval(float(stat(np.ones((1, stat.pictures), dtype=np.int64))[0]), values, confidence)
+
+
+def _resamples(pictures: int, n: int, seed: int):
+    """Weights [<= _CHUNK, pictures] of n resamples with replacement, in chunks."""
+    generator = np.random.default_rng(seed)
+    share = np.full(pictures, 1.0 / pictures)
+    for first in range(0, n, _CHUNK):
+        yield generator.multinomial(pictures, share, size=min(_CHUNK, n - first))
+
+
+def _interval(value: float, resampled: np.ndarray, confidence: float) -> Interval:
+    defined = resampled[~np.isnan(resampled)]
+    if not len(defined):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,180 @@
+"""nocaps scores by domain, as the benchmark's server computes them.
+
+CIDEr and ROUGE-L are scores of single pictures (document frequencies over the whole split), averaged by
+domain: the published overall is exactly the weighted mean of the published domains. BLEU comes from the
+corpus counts of a domain's pictures.
+
+The "domain" of the public validation file gives 417 in / 2,670 near / 1,413 out pictures, the server
+used 648 / 2,938 / 914: only "overall" compares with papers (see `PARTITION_NOTE`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vivo.data.types import CaptionExample
+from vivo.errors import UserError
+from vivo.metrics.bleu import CorpusBleu, bleu
+from vivo.metrics.cider import CiderD
+from vivo.metrics.f1 import f1_table
+from vivo.metrics.rouge import rouge_l
+from vivo.metrics.tokenizer import ptb_tokenize_all
+from vivo.metrics.word_forms import ClassFinder, NamedClass
+
+PARTS = {"in": "in-domain", "near": "near-domain", "out": "out-domain", "overall": None}
+METRICS = ("CIDEr", "ROUGE_L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+PARTITION_NOTE = (
+    "in / near / out are the public file's domains (417 / 2,670 / 1,413 pictures); published domain scores use the "
+    "server's (648 / 2,938 / 914). Only overall compares with papers."
+)
+
+
+@dataclass
+class Scores:
+    """Scores of one set of captions.
+
+    Attributes:
+        table: {"in" | "near" | "out" | "overall": {"CIDEr", "ROUGE_L", "BLEU-1".."BLEU-4" (all times 100, as papers
+            print them), "pictures"}}; where classes are known also "F1" (0..1) in "in" (base classes), "out" (novel
+            classes) and "overall", and "F1_unknown" in "out" (novel classes that the detector does not know); F1 is
+            over all pictures. A domain without pictures is left out, so is F1 of classes that no reference names.
+        image_ids: N picture ids, in the order of all arrays.
+        cider, rouge: float64 [N], CIDEr times 100, ROUGE-L times 100.
+        named: bool [N, C], which classes each caption names; None without classes.
+        per_class: see `vivo.metrics.f1.object_f1`; {} without classes.
+    """
+
+    table: dict[str, dict[str, float]]
+    image_ids: list[str]
+    cider: np.ndarray
+    rouge: np.ndarray
+    named: np.ndarray | None = None
+    per_class: dict[str, Any] = field(default_factory=dict)
+
+    def per_picture(self) -> dict[str, dict[str, float]]:
+        """{id: {"CIDEr", "ROUGE_L"}}, both times 100."""
+        rows = zip(self.image_ids, self.cider.tolist(), self.rouge.tolist(), strict=True)
+        return {image_id: {"CIDEr": cider, "ROUGE_L": rouge} for image_id, cider, rouge in rows}
+
+
+class SplitScorer:
+    """The references of a split, prepared once for many sets of captions.
+
+    Args:
+        examples: pictures with references and, for scores by domain, domains ("" in all: overall only).
+        classes: for F1 of named objects.
+
+    Attributes:
+        truth: bool [N, C], which classes the references of each picture name; None without classes.
+        domains: N domains.
+
+    Raises:
+        UserError: fewer than two pictures, or a picture without references.
+    """
+
+    def __init__(self, examples: Sequence[CaptionExample], classes: Sequence[NamedClass] | None = None) -> None:
+        for example in examples:
+            if not example.captions:
+                raise UserError(f"picture {example.image_id} has no reference captions; it cannot be scored")
+        self.image_ids = [example.image_id for example in examples]
+        self.domains = [example.domain for example in examples]
+        self.classes = classes
+        # One stream of captions in the order of the pictures, as pycocoevalcap sends them to its tokeniser.
+        flat = iter(ptb_tokenize_all([caption for example in examples for caption in example.captions]))
+        tokens = [[next(flat) for _ in example.captions] for example in examples]
+        self._cider = CiderD(tokens)
+        self._texts = [[" ".join(caption) for caption in captions] for captions in tokens]
+        self._bleu = CorpusBleu(self._texts)
+        self._finder = ClassFinder(classes) if classes is not None else None
+        self.truth = self._finder.mentions(tokens) if self._finder else None
+
+    def score(self, predictions: Mapping[str, str]) -> Scores:
+        """Score one caption for each picture of the split.
+
+        Raises:
+            UserError: pictures without a caption, or captions of pictures that the split does not have.
+        """
+        check_same_pictures(predictions, self.image_ids)
+        tokens = ptb_tokenize_all([predictions[image_id] for image_id in self.image_ids])
+        texts = [" ".join(caption) for caption in tokens]
+        cider, rouge = 100 * self._cider.score(tokens), 100 * rouge_l(texts, self._texts)
+        counts = self._bleu.counts(texts)
+        table: dict[str, dict[str, float]] = {}
+        for part, domain in PARTS.items():
+            members = [n for n, of in enumerate(self.domains) if domain is None or of == domain]
+            if not members:
+                continue
+            row = {"CIDEr": float(cider[members].mean()), "ROUGE_L": float(rouge[members].mean())}
+            scores = bleu(counts[n] for n in members)
+            row |= {f"BLEU-{n}": 100 * score for n, score in enumerate(scores, 1)}
+            table[part] = {**row, "pictures": len(members)}
+        result = Scores(table, self.image_ids, cider, rouge)
+        if self._finder is not None and self.truth is not None and self.classes is not None:
+            result.named = self._finder.mentions([[caption] for caption in tokens])
+            f1 = f1_table(result.named, self.truth, self.classes)
+            result.per_class = f1["per_class"]
+            for part, key, group in [
+                ("in", "F1", "in"),
+                ("out", "F1", "out"),
+                ("out", "F1_unknown", "out_unknown"),
+                ("overall", "F1", "overall"),
+            ]:
+                if f1[group] is not None:
+                    table.setdefault(part, {})[key] = f1[group]
+        return result
+
+
+def score_predictions(
+    predictions: Mapping[str, str],
+    examples: Sequence[CaptionExample],
+    classes: Sequence[NamedClass] | None = None,
+) -> Scores:
+    """Score one set of captions; `SplitScorer` saves time for several.
+
+    Raises:
+        UserError: see `SplitScorer`.
+    """
+    return SplitScorer(examples, classes).score(predictions)
+
+
+def score_by_domain(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], domains: Mapping[str, str]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """(scores by "in", "near", "out", "overall"; scores by picture id), both as `Scores` describes them.
+
+    Args:
+        predictions: caption by picture id.
+        references: captions by picture id.
+        domains: "in-domain", "near-domain" or "out-domain" by picture id; {} for overall alone.
+
+    Raises:
+        UserError: see `SplitScorer`.
+    """
+    examples = [CaptionExample(i, "", list(texts), domains.get(i, "")) for i, texts in references.items()]
+    scores = score_predictions(predictions, examples)
+    return scores.table, scores.per_picture()
+
+
+def check_same_pictures(predictions: Mapping[str, str], image_ids: Sequence[str]) -> None:
+    """Predictions must be there for all pictures of the split and for no other: a score over some is no score.
+
+    Raises:
+        UserError: naming some of the pictures.
+    """
+    missing = [image_id for image_id in image_ids if image_id not in predictions]
+    if missing:
+        raise UserError(
+            f"{len(missing):,} of {len(image_ids):,} pictures have no prediction (first: {', '.join(missing[:3])}); "
+            "caption the whole split"
+        )
+    known = set(image_ids)
+    if len(known) != len(image_ids):
+        raise UserError("the references list a picture twice")
+    unknown = [image_id for image_id in predictions if image_id not in known]
+    if unknown:
+        raise UserError(
+            f"{len(unknown):,} predictions are of pictures that the references do not have "
+            f"(first: {', '.join(unknown[:3])}); are they of another split?"
+        )
