@@ -75,7 +75,7 @@ ABLATIONS = [
     ModelPlan("none_unfrozen", None, UNFROZEN),
     ModelPlan("one_mask", ("masking.at_most=1",)),
     ModelPlan("no_hungarian", ("loss.hungarian=false",)),
-    ModelPlan("vocab_boxed", ("data.vocabulary={world}/boxed_classes.json",)),
+    ModelPlan("vocab_boxed", ("data.vocabulary={examples}/boxed_classes.json",)),
 ]
 
 _MAIN_ROWS = [

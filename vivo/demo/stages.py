@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vivo.config import TrainConfig, configs_dir, load_config
+from vivo.config import DecodeConfig, TrainConfig, configs_dir, load_config, load_eval_config
 from vivo.data.coco import read_captions
 from vivo.data.examples import write_caption_examples, write_tag_examples
 from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
-from vivo.data.open_images import tag_examples
+from vivo.data.open_images import read_class_descriptions, tag_examples, tag_name
 from vivo.data.regions import RegionStore
 from vivo.data.types import CaptionExample
 from vivo.demo.plan import ModelPlan, Row, Size
@@ -48,10 +48,7 @@ class Clock:
 
 def make_world(out: Path, size: Size, seed: int) -> None:
     """Pictures, labels, captions, in the formats of the real data."""
-    world = out / "world"
-    if (world / "world.json").is_file():
-        return
-    write_world(world, WorldConfig(
+    write_world(out / "world", WorldConfig(
         seed=seed, open_images=size.open_images, coco=size.coco, coco_val=size.coco_val, nocaps=size.nocaps,
     ))
 
@@ -63,15 +60,12 @@ def make_examples(out: Path) -> None:
     if (examples / "captions.jsonl").is_file():
         return
     source = world / "open_images"
-    labels = source / "train-annotations-human-imagelabels.csv"
-    write_tag_examples(tag_examples(labels, source / "class-descriptions.csv"), examples / "tags.jsonl")
-    classes = read_classes(world / "classes.json")
-    unknown = {c.name for c in classes if not c.detector}
-    names = json.loads((world / "tag_names.json").read_text()) if (world / "tag_names.json").is_file() else None
-    if names is None:
-        names = sorted({tag for line in (examples / "tags.jsonl").read_text().splitlines()
-                        for tag in json.loads(line)["tags"]})
-    atomic_write_json(world / "boxed_classes.json", [name for name in names if name not in unknown])
+    labels, names = source / "train-annotations-human-imagelabels.csv", source / "class-descriptions.csv"
+    write_tag_examples(tag_examples(labels, names), examples / "tags.jsonl")
+    # the "500 classes" of Table 5: every tag but those of classes that the detector does not know
+    unknown = {c.name for c in read_classes(world / "classes.json") if not c.detector}
+    known = sorted({tag_name(name) for name in read_class_descriptions(names).values()} - unknown)
+    atomic_write_json(examples / "boxed_classes.json", known)
     write_caption_examples(read_captions(world / "coco" / "captions_train.json"), examples / "captions.jsonl")
 
 
@@ -83,8 +77,14 @@ def make_regions(out: Path) -> None:
         if (store / "manifest.json").is_file():
             continue
         detector = detector or load_detector("embedded")
-        pictures = sorted((out / "world" / name / "images").glob("*.jpg"))
-        extract_regions(pictures, store, detector)
+        folder = out / "world" / name / "images"
+        if name == "nocaps":  # numbered in the annotations, named after Open Images ids on disk
+            examples = read_nocaps(out / "world" / "nocaps" / "nocaps_val_captions.json")
+            ids, pictures = [e.image_id for e in examples], [folder / e.file_name for e in examples]
+        else:
+            pictures = sorted(folder.glob("*.jpg"))
+            ids = None
+        extract_regions(pictures, store, detector, image_ids=ids)
 
 
 def train_model(out: Path, plan: ModelPlan, size: Size, seed: int) -> Path:
@@ -114,7 +114,7 @@ def _config(
         f"data.examples={out / 'examples' / examples}", f"optim.steps={steps}", f"optim.warmup_steps={warmup}",
         f"tracking.save_every={max(1, steps // 4)}",
         *([f"optim.batch_size={size.batch_size}"] if size.batch_size != 64 else []),
-        *(override.format(world=out / "world") for override in overrides),
+        *(override.format(examples=out / "examples") for override in overrides),
     ])
 
 
@@ -136,14 +136,11 @@ def caption_row(out: Path, row: Row, seed: int) -> dict[str, str]:
         return _template_captions(out, image_ids, path)
     shown = _derangement(image_ids, seed) if row.shuffled else None
     model = out / "rows" / row.model / f"seed{seed}" / "finetune" / "model"
-    decode = load_eval_decode()
-    return predict_split(model, out / "regions" / "nocaps", image_ids, row.tags, decode, path, shown)
+    return predict_split(model, out / "regions" / "nocaps", image_ids, row.tags, decode_settings(), path, shown)
 
 
-def load_eval_decode():
-    """The decode settings of configs/eval/world.yaml."""
-    from vivo.config import load_eval_config
-
+def decode_settings() -> DecodeConfig:
+    """Those of configs/eval/world.yaml."""
     return load_eval_config(configs_dir() / "eval" / "world.yaml").decode
 
 

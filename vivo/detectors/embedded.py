@@ -282,6 +282,7 @@ def _write(config_path: Path, weights_path: Path, config: dict, tensors: dict[st
     temporary = folder / f".{weights_path.name}.tmp-{os.getpid()}"
     try:
         save_file({name: _compact(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors makes it private; what ships is for all
         os.replace(temporary, weights_path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {weights_path} ({error}): free some space or choose another folder") from None

@@ -6,7 +6,7 @@ several seeds, a system's value on a resample is the mean over its seeds of the 
 seeds are not resampled, so intervals speak of the pictures, not of the training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -104,7 +104,7 @@ def bootstrap(stat: Statistic, n: int = 1000, seed: int = 0, confidence: float =
     return _interval(float(stat(np.ones((1, stat.pictures), dtype=np.int64))[0]), values, confidence)
 
 
-def _resamples(pictures: int, n: int, seed: int):
+def _resamples(pictures: int, n: int, seed: int) -> Iterator[np.ndarray]:
     """Weights [<= _CHUNK, pictures] of n resamples with replacement, in chunks."""
     generator = np.random.default_rng(seed)
     share = np.full(pictures, 1.0 / pictures)

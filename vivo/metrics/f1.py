@@ -22,10 +22,13 @@ def class_counts(predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray |
         predicted, truth: bool [N, C], whether the prediction / any reference of a picture names a class.
         weights: [R, N], how often each picture counts, for R resamples; None: once.
     """
-    pairs = (predicted & truth, predicted, truth)
-    if weights is None:
-        return tuple(matrix.sum(axis=0, dtype=np.float64) for matrix in pairs)  # type: ignore[return-value]
-    return tuple(weights.astype(np.float64) @ matrix.astype(np.float64) for matrix in pairs)  # type: ignore[return-value]
+
+    def count(named: np.ndarray) -> np.ndarray:
+        if weights is None:
+            return named.sum(axis=0, dtype=np.float64)
+        return weights.astype(np.float64) @ named.astype(np.float64)
+
+    return count(predicted & truth), count(predicted), count(truth)
 
 
 def f1_from_counts(counts: Counts) -> np.ndarray:

@@ -24,7 +24,15 @@ from vivo.metrics.tokenizer import ptb_tokenize_all
 from vivo.metrics.word_forms import ClassFinder, NamedClass
 
 PARTS = {"in": "in-domain", "near": "near-domain", "out": "out-domain", "overall": None}
+F1_PLACES = {
+    "in": ("in", "F1"),
+    "out": ("out", "F1"),
+    "out_unknown": ("out", "F1_unknown"),
+    "overall": ("overall", "F1"),
+}
+"""Where the F1 of each group of classes stands in the table: part, key."""
 METRICS = ("CIDEr", "ROUGE_L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+PUBLIC_SIZES = {"in": 417, "near": 2670, "out": 1413}
 PARTITION_NOTE = (
     "in / near / out are the public file's domains (417 / 2,670 / 1,413 pictures); published domain scores use the "
     "server's (648 / 2,938 / 914). Only overall compares with papers."
@@ -39,7 +47,8 @@ class Scores:
         table: {"in" | "near" | "out" | "overall": {"CIDEr", "ROUGE_L", "BLEU-1".."BLEU-4" (all times 100, as papers
             print them), "pictures"}}; where classes are known also "F1" (0..1) in "in" (base classes), "out" (novel
             classes) and "overall", and "F1_unknown" in "out" (novel classes that the detector does not know); F1 is
-            over all pictures. A domain without pictures is left out, so is F1 of classes that no reference names.
+            over all pictures. Scores of a domain without pictures are left out, so is F1 of classes that no
+            reference names.
         image_ids: N picture ids, in the order of all arrays.
         cider, rouge: float64 [N], CIDEr times 100, ROUGE-L times 100.
         named: bool [N, C], which classes each caption names; None without classes.
@@ -90,6 +99,11 @@ class SplitScorer:
         self._finder = ClassFinder(classes) if classes is not None else None
         self.truth = self._finder.mentions(tokens) if self._finder else None
 
+    def members(self, part: str) -> np.ndarray:
+        """Indices of the pictures of "in", "near", "out" or "overall"."""
+        domain = PARTS[part]
+        return np.array([n for n, of in enumerate(self.domains) if domain is None or of == domain], dtype=np.int64)
+
     def score(self, predictions: Mapping[str, str]) -> Scores:
         """Score one caption for each picture of the split.
 
@@ -102,9 +116,9 @@ class SplitScorer:
         cider, rouge = 100 * self._cider.score(tokens), 100 * rouge_l(texts, self._texts)
         counts = self._bleu.counts(texts)
         table: dict[str, dict[str, float]] = {}
-        for part, domain in PARTS.items():
-            members = [n for n, of in enumerate(self.domains) if domain is None or of == domain]
-            if not members:
+        for part in PARTS:
+            members = self.members(part)
+            if not len(members):
                 continue
             row = {"CIDEr": float(cider[members].mean()), "ROUGE_L": float(rouge[members].mean())}
             scores = bleu(counts[n] for n in members)
@@ -115,12 +129,7 @@ class SplitScorer:
             result.named = self._finder.mentions([[caption] for caption in tokens])
             f1 = f1_table(result.named, self.truth, self.classes)
             result.per_class = f1["per_class"]
-            for part, key, group in [
-                ("in", "F1", "in"),
-                ("out", "F1", "out"),
-                ("out", "F1_unknown", "out_unknown"),
-                ("overall", "F1", "overall"),
-            ]:
+            for group, (part, key) in F1_PLACES.items():
                 if f1[group] is not None:
                     table.setdefault(part, {})[key] = f1[group]
         return result

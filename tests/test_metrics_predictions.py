@@ -1,0 +1,152 @@
+"""Prediction files, and eval/score.py and eval/compare.py on them."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from vivo.data.predictions import read_header, read_predictions, write_predictions
+from vivo.errors import UserError
+
+RECORDS = [{"image_id": "7", "caption": "a dog", "score": -1.5}, {"image_id": "8", "caption": "a cat", "score": -2.0}]
+
+
+def program(name: str) -> ModuleType:
+    """eval/NAME.py as a module; the folder is no package."""
+    path = Path(__file__).parents[1] / "eval" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"eval_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.json"
+    write_predictions(path, RECORDS, {"beam": 5})
+    assert read_predictions(path) == {"7": "a dog", "8": "a cat"}
+    assert read_header(path) == {"beam": 5}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["predictions.header.json", "predictions.json"]
+    assert json.loads(path.read_text()) == RECORDS  # the bare list, as EvalAI takes it
+
+
+def test_ids_become_text_and_captions_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('[{"image_id": 42, "caption": "a\\n dog\\u2028 runs "}, {"image_id": "x1", "caption": "\\ud83d"}]')
+    assert read_predictions(path) == {"42": "a dog runs", "x1": "?"}
+    assert read_header(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "line 1: not JSON"),
+        ("", "not JSON"),
+        ("[]", "empty"),
+        ('{"7": "a dog"}', "expected a list"),
+        ("[3]", "entry 0"),
+        ('[{"caption": "a dog"}]', 'entry 0: no "image_id"'),
+        ('[{"image_id": 1}]', 'entry 0: no "caption"'),
+        ('[{"image_id": 1.5, "caption": "a"}]', "entry 0: image_id"),
+        ('[{"image_id": null, "caption": "a"}]', "entry 0: image_id"),
+        ('[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]', "entry 1: picture 1 has two captions"),
+        ('[{"image_id": 1, "caption": 5}]', "entry 0, picture 1: the caption must be text, found 5"),
+        ('[{"image_id": 1, "caption": ["a"]}]', "must be text"),
+        (json.dumps([{"image_id": 1, "caption": "dog " * 2_500_000}]), "10,000,000 bytes"),
+    ],
+)
+def test_malformed_predictions(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_predictions(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_missing_file_and_damaged_header(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_predictions(tmp_path / "none.json")
+    (tmp_path / "p.header.json").write_text("[]")
+    with pytest.raises(UserError, match="p.header.json"):
+        read_header(tmp_path / "p.json")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    write_predictions(path, RECORDS, {})
+    with pytest.raises(TypeError):
+        write_predictions(path, [{"image_id": "1", "caption": object()}], {})
+    assert read_predictions(path) == {"7": "a dog", "8": "a cat"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., list[str]]:
+    """A split of 12 pictures with classes, and a writer of predictions for it."""
+    animals = ["bear", "mouse", "dog"]
+    domains = ["in-domain", "near-domain", "out-domain"]
+    nocaps = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "domain": domains[n % 3]} for n in range(12)],
+        "annotations": [
+            {"id": 2 * n + k, "image_id": n, "caption": f"{article} {animals[n % 3]} on mat {n}."}
+            for n in range(12)
+            for k, article in enumerate(["A", "One"])
+        ],
+    }
+    keys = {"parents": [], "mid": "/m/0"}
+    classes = [
+        {"name": a, "plural": f"{a}s", "forms": [a], "role": r, "detector": r == "base", **keys}
+        for a, r in [("bear", "base"), ("mouse", "novel"), ("dog", "novel")]
+    ]
+    (tmp_path / "nocaps.json").write_text(json.dumps(nocaps))
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+
+    def write(name: str, caption: Callable[[int, str], str]) -> list[str]:
+        records = [{"image_id": n, "caption": caption(n, animals[n % 3])} for n in range(12)]
+        (tmp_path / name).write_text(json.dumps(records))
+        return ["--references", str(tmp_path / "nocaps.json"), "--classes", str(tmp_path / "classes.json")]
+
+    return write
+
+
+def test_score_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = files("p.json", lambda n, animal: f"a bear on mat {n}" if n % 3 == 1 else f"a {animal} on mat {n}")
+    out = tmp_path / "new" / "s.json"
+    assert program("score").main(["--predictions", str(tmp_path / "p.json"), "--out", str(out), *common]) == 0
+    scores = json.loads(out.read_text())
+    # bear: said in 8 pictures, right in 4 of 4 -> 2*4/12; dog 1, mouse 0
+    assert scores["in"]["F1"] == pytest.approx(2 / 3) and scores["out"]["F1"] == pytest.approx(1 / 2)
+    assert scores["overall"]["F1"] == pytest.approx((2 / 3 + 1) / 3)
+    assert scores["in"]["CIDEr"] > scores["near"]["CIDEr"] > 0 and scores["overall"]["pictures"] == 12
+    pictures = json.loads((tmp_path / "new" / "s.pictures.json").read_text())
+    assert pictures["1"]["named"] == ["bear"] and pictures["1"]["caption"] == "a bear on mat 1"
+    mean = sum(row["CIDEr"] for row in pictures.values()) / 12
+    assert scores["overall"]["CIDEr"] == pytest.approx(mean)
+    printed = capsys.readouterr().out
+    assert "CIDEr" in printed and "F1_unknown" in printed and "0.667" in printed
+
+
+def test_score_program_on_bad_input(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = files("p.json", lambda n, animal: animal)
+    (tmp_path / "p.json").write_text('[{"image_id": 3, "caption": "a dog"}]')
+    out = tmp_path / "s.json"
+    assert program("score").main(["--predictions", str(tmp_path / "p.json"), "--out", str(out), *common]) == 2
+    assert capsys.readouterr().err.startswith("error: 11 of 12 pictures have no prediction")
+    assert not out.exists()
+
+
+def test_compare_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = files("a.json", lambda n, animal: f"a {animal} on mat {n}")
+    files("b.json", lambda n, animal: "a bear on a mat")
+    pair = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    out = tmp_path / "c.json"
+    assert program("compare").main([*pair, *common, "--resamples", "100", "--out", str(out)]) == 0
+    assert "A is better" in capsys.readouterr().out
+    result = json.loads(out.read_text())
+    assert result["out"]["F1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert program("compare").main([pair[0], pair[0], *common, "--resamples", "50"]) == 0
+    printed = capsys.readouterr().out
+    assert "within noise" in printed and "better" not in printed
+    assert program("compare").main([*pair, *common, "--resamples", "0"]) == 2

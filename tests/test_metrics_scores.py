@@ -1,0 +1,198 @@
+"""BLEU, ROUGE-L, CIDEr-D and the nocaps averages: by hand, and against pycocoevalcap."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from vivo.data.types import CaptionExample
+from vivo.errors import UserError
+from vivo.metrics.bleu import CorpusBleu, bleu
+from vivo.metrics.cider import CiderD, DocumentFrequencies, cider_d
+from vivo.metrics.nocaps import METRICS, SplitScorer, score_by_domain, score_predictions
+from vivo.metrics.rouge import rouge_l
+from vivo.metrics.tokenizer import ptb_tokenize_all
+
+NOCAPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "nocaps_val_captions.json"
+
+CAPTION = st.lists(st.sampled_from("a the dog cat runs on red mat 1\u00a01/2".split(" ")), max_size=9)
+PICTURE = st.tuples(CAPTION, st.lists(CAPTION.filter(bool), min_size=1, max_size=4))
+
+
+def pycocoevalcap(captions: list[list[str]], references: list[list[list[str]]]):
+    """BLEU-1..4, ROUGE-L and CIDEr of each picture, as pycocoevalcap computes them."""
+    gts = {n: [" ".join(tokens) for tokens in texts] for n, texts in enumerate(references)}
+    res = {n: [" ".join(tokens)] for n, tokens in enumerate(captions)}
+    return (
+        Bleu(4).compute_score(gts, res, verbose=0)[0],
+        Rouge().compute_score(gts, res)[1],
+        Cider().compute_score(gts, res)[1],
+    )
+
+
+def random_split(pictures: int, seed: int) -> list[CaptionExample]:
+    """Sentences of a small grammar, five references a picture, domains in turn."""
+    generator = random.Random(seed)
+    nouns, verbs = ["dog", "cat", "teddy bear", "kite", "bus"], ["sits on", "is near", "looks at", "is left of"]
+    domains = ["in-domain", "near-domain", "out-domain", "near-domain"]
+
+    def sentence() -> str:
+        return f"A {generator.choice(nouns)} {generator.choice(verbs)} the {generator.choice(nouns)}'s mat."
+
+    return [
+        CaptionExample(str(n), "", [sentence() for _ in range(5)], domains[n % len(domains)]) for n in range(pictures)
+    ]
+
+
+@given(st.lists(PICTURE, min_size=2, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_scores_equal_pycocoevalcap(pictures: list[tuple[list[str], list[list[str]]]]) -> None:
+    captions, references = [c for c, _ in pictures], [r for _, r in pictures]
+    expected_bleu, expected_rouge, expected_cider = pycocoevalcap(captions, references)
+    texts = [[" ".join(tokens) for tokens in of_picture] for of_picture in references]
+    joined = [" ".join(tokens) for tokens in captions]
+    assert np.allclose(CiderD(references).score(captions), expected_cider, rtol=0, atol=1e-9)
+    assert np.allclose(rouge_l(joined, texts), expected_rouge, rtol=0, atol=1e-12)
+    assert np.allclose(bleu(CorpusBleu(texts).counts(joined)), expected_bleu, rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(not NOCAPS.is_file(), reason="the real sample data is not beside this checkout")
+def test_human_captions_of_nocaps_equal_pycocoevalcap() -> None:
+    """600 pictures: the first caption against the other nine."""
+    texts: dict[int, list[str]] = {}
+    for annotation in json.loads(NOCAPS.read_text())["annotations"]:
+        texts.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    tokens = [ptb_tokenize_all(captions) for captions in list(texts.values())[:600]]
+    captions, references = [t[0] for t in tokens], [t[1:] for t in tokens]
+    expected_bleu, expected_rouge, expected_cider = pycocoevalcap(captions, references)
+    assert np.abs(CiderD(references).score(captions) - expected_cider).max() < 1e-9
+    joined, refs = [" ".join(t) for t in captions], [[" ".join(t) for t in r] for r in references]
+    assert np.abs(rouge_l(joined, refs) - expected_rouge).max() < 1e-9
+    assert np.abs(np.array(bleu(CorpusBleu(refs).counts(joined))) - expected_bleu).max() < 1e-9
+
+
+def test_cider_by_hand() -> None:
+    """Two pictures, disjoint words: every n-gram weighs log 2; a perfect caption of 4 words has cosine 1."""
+    references = [[["a", "b", "c", "d"]], [["e", "f", "g", "h"]]]
+    scores = CiderD(references).score([["a", "b", "c", "d"], ["e", "f"]])
+    # "e f": unigrams share 2 of 4 (norms sqrt 2 and sqrt 4), bigrams 1 of 3, no longer ones; 2 bigrams fewer
+    by_hand = (2 / math.sqrt(2 * 4) + 1 / math.sqrt(1 * 3)) / 4 * math.exp(-(2**2) / (2 * 6**2)) * 10
+    assert scores == pytest.approx([10.0, by_hand], abs=1e-12)
+
+
+def test_cider_clips_repeated_words() -> None:
+    references = [[["a", "b"]], [["c", "d"]]]
+    once, thrice = CiderD(references).score([["a", "b"], ["c", "c", "c"]])
+    # caption vector (3), clipped to the reference's 1: 1 / (3 * sqrt 2), one order of four; one bigram more
+    assert once == pytest.approx(5.0)  # no 3- and 4-grams in either: two orders of four are 0
+    assert thrice == pytest.approx(1 / (3 * math.sqrt(2)) / 4 * math.exp(-(1**2) / 72) * 10)
+
+
+def test_cider_of_one_picture_needs_stored_frequencies(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stored frequencies"):
+        cider_d({"1": "a dog"}, {"1": ["a dog"]})
+    split = random_split(30, seed=1)
+    references = [ptb_tokenize_all(example.captions) for example in split]
+    captions = [picture[0] for picture in references]
+    whole = CiderD(references).score(captions)
+    DocumentFrequencies.of(references).save(tmp_path / "df.json")
+    stored = DocumentFrequencies.load(tmp_path / "df.json")
+    assert 1 not in stored.counts.values()  # left out: the same idf as unseen
+    alone = [CiderD([r], stored).score([c])[0] for r, c in zip(references, captions, strict=True)]
+    assert np.allclose(alone, whole, rtol=0, atol=1e-12)
+
+
+def test_cider_with_other_peoples_frequencies() -> None:
+    """idf of n-grams of the caption that no reference has comes from the table too (it enters the norm)."""
+    table = DocumentFrequencies(100, {"dog": 50, "cat": 10})
+    score = CiderD([[["dog"]]], table).score([["dog", "cat"]])[0]
+    dog, cat = math.log(100 / 50), math.log(100 / 10)
+    assert score == pytest.approx(10 / 4 * dog / math.hypot(dog, cat) * math.exp(-1 / 72))
+    assert CiderD([[["dog"]], [["cat"]]], table).score([["cat"], ["cat"]], pictures=[1, 0]) == pytest.approx([2.5, 0])
+
+
+def test_damaged_frequencies_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "df.json").write_text("[1]")
+    with pytest.raises(UserError, match="df.json"):
+        DocumentFrequencies.load(tmp_path / "df.json")
+
+
+def test_bleu_by_hand() -> None:
+    """3 of 4 words and 2 of 3 pairs match; two references of lengths 6 and 5: 5 is the closest to 4."""
+    texts = [["the dog sat on a mat", "one dog sat right here"]]
+    scores = bleu(CorpusBleu(texts).counts(["the dog sat down"]))
+    brevity = math.exp(1 - 5 / 4)
+    assert scores[0] == pytest.approx(3 / 4 * brevity, abs=1e-6)
+    assert scores[1] == pytest.approx(math.sqrt(3 / 4 * 2 / 3) * brevity, abs=1e-6)
+    assert bleu([]) == [0.0] * 4
+
+
+def test_rouge_by_hand() -> None:
+    """Longest common subsequence "dog on mat": 3 of 4 words of the caption, 3 of 5 of the reference."""
+    precision, recall, beta = 3 / 4, 3 / 5, 1.2
+    expected = (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
+    assert rouge_l(["dog on red mat"], [["a dog sits on mat"]])[0] == pytest.approx(expected)
+
+
+def test_domains_average_one_pass_over_the_split() -> None:
+    """CIDEr by domain is the mean of per-picture scores with the frequencies of the whole split, overall the
+    weighted mean; BLEU is computed from the corpus of the domain alone."""
+    split = random_split(40, seed=2)
+    predictions = {
+        example.image_id: other.captions[0] for example, other in zip(split, split[1:] + split[:1], strict=True)
+    }
+    table, pictures = score_by_domain(
+        predictions, {e.image_id: e.captions for e in split}, {e.image_id: e.domain for e in split}
+    )
+    references = [ptb_tokenize_all(example.captions) for example in split]
+    captions = ptb_tokenize_all([predictions[example.image_id] for example in split])
+    _, rouge, cider = pycocoevalcap(captions, references)
+    assert [row["CIDEr"] for row in pictures.values()] == pytest.approx(100 * cider)
+    for part, domain in {"in": "in-domain", "near": "near-domain", "out": "out-domain"}.items():
+        members = [n for n, example in enumerate(split) if example.domain == domain]
+        assert table[part]["pictures"] == len(members)
+        assert table[part]["CIDEr"] == pytest.approx(100 * cider[members].mean())
+        assert table[part]["ROUGE_L"] == pytest.approx(100 * rouge[members].mean())
+        corpus = pycocoevalcap([captions[n] for n in members], [references[n] for n in members])[0]
+        assert [table[part][f"BLEU-{n}"] for n in range(1, 5)] == pytest.approx([100 * b for b in corpus])
+    weighted = sum(table[part]["CIDEr"] * table[part]["pictures"] for part in ("in", "near", "out"))
+    assert table["overall"]["CIDEr"] == pytest.approx(weighted / table["overall"]["pictures"])
+    assert set(table["overall"]) == {*METRICS, "pictures"}
+
+
+def test_scores_without_domains_are_overall_alone() -> None:
+    split = [CaptionExample(e.image_id, "", e.captions) for e in random_split(5, seed=3)]
+    assert list(score_predictions({e.image_id: "a dog" for e in split}, split).table) == ["overall"]
+
+
+def test_every_picture_needs_its_prediction() -> None:
+    split = random_split(5, seed=4)
+    scorer = SplitScorer(split)
+    captions = {example.image_id: "a dog" for example in split}
+    with pytest.raises(UserError, match="1 of 5 pictures have no prediction .first: 3."):
+        scorer.score({image_id: text for image_id, text in captions.items() if image_id != "3"})
+    with pytest.raises(UserError, match="1 predictions are of pictures .* .first: 77."):
+        scorer.score(captions | {"77": "a cat"})
+    with pytest.raises(UserError, match="picture 9 has no reference"):
+        SplitScorer([*split, CaptionExample("9", "")])
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """pycocoevalcap's BLEU prints by default."""
+    split = random_split(4, seed=5)
+    score_predictions({example.image_id: "" for example in split}, split)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_empty_captions_score_zero() -> None:
+    split = random_split(4, seed=6)
+    scores = score_predictions({example.image_id: "..." for example in split}, split).table["overall"]
+    assert scores["CIDEr"] == 0 and scores["ROUGE_L"] == 0 and scores["BLEU-1"] < 1e-6
