@@ -8,7 +8,7 @@ from vivo.attention_mask import joint_attention_mask, text_attention_mask
 from vivo.config import DecodeConfig
 from vivo.decoding.search import beam_search
 from vivo.errors import UserError
-from vivo.modeling import CAPTION_SEGMENT, TAG_SEGMENT, VivoConfig, VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import CAPTION_SEGMENT, VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.prediction import CachedStep, caption_batch
 from vivo.weights import bert_config, bert_folder, load_bert
 
@@ -44,7 +44,7 @@ def joint_pass(model, context, ids, positions, text_mask):
     """One pass over [C, T, R] with the joint mask: what the two passes must equal."""
     vivo = model.vivo
     text = vivo.embeddings(ids, positions, CAPTION_SEGMENT)
-    tags = vivo.embeddings(context["tag_ids"], context["tag_positions"], TAG_SEGMENT)
+    tags = vivo.embeddings(context["tag_ids"], context["tag_positions"], model.config.tag_segment)
     regions = vivo.regions(context["region_features"], context["region_positions"])
     x = torch.cat([text, tags, regions], dim=1)
     seen = joint_attention_mask(text_mask, torch.cat([context["tag_mask"], context["region_mask"]], dim=1))

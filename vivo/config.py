@@ -30,6 +30,13 @@ class ModelConfig:
     intermediate_size: int = at_least(1536, 1)
     # One probability for every dropout of the encoder.
     dropout: float = between(0.1, 0.0, 1.0)
+    # Layer norm behind the region projection (the paper is silent, Oscar has it as an option).
+    region_layer_norm: bool = False
+    # Standardise each region feature by the training set's statistics, taken once when training starts
+    # from text weights or "random". Features of unlike sizes are learned several times faster.
+    standardise_regions: bool = False
+    # Segment embedding of tags; captions have 0. Not stated in the paper; Oscar has 1.
+    tag_segment: int = between(1, 0, 1)
     # Keep the (tied) word embeddings as they are. Fine-tuning needs it: captions name few objects, and
     # cross-entropy on them otherwise pushes down, and so forgets, every word that no caption contains.
     freeze_embeddings: bool = False

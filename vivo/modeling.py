@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-CAPTION_SEGMENT, TAG_SEGMENT = 0, 1
+CAPTION_SEGMENT = 0
 
 
 class VivoConfig(PreTrainedConfig):
@@ -50,6 +50,8 @@ class VivoConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         feature_size: int = 2048,
         region_layer_norm: bool = False,
+        standardise_regions: bool = False,
+        tag_segment: int = 1,
         max_regions: int = 50,
         max_tag_tokens: int = 30,
         max_caption_tokens: int = 40,
@@ -76,6 +78,8 @@ class VivoConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.feature_size = feature_size
         self.region_layer_norm = region_layer_norm
+        self.standardise_regions = standardise_regions
+        self.tag_segment = tag_segment
         self.max_regions = max_regions
         self.max_tag_tokens = max_tag_tokens
         self.max_caption_tokens = max_caption_tokens
@@ -135,18 +139,31 @@ class RegionProjection(nn.Module):
     """[features ; x1/W y1/H x2/W y2/H w/W h/H] -> D: one linear map, dropout; layer norm by option.
 
     The published code of the field differs in the layer norm; the paper does not mention it.
+    `mean` and `scale` (0 and 1 unless `set_statistics` was called) standardise each feature first: features
+    whose sizes differ by orders of magnitude are learned several times more slowly.
     """
 
     def __init__(self, config: VivoConfig):
         super().__init__()
         self.linear = nn.Linear(config.feature_size + 6, config.hidden_size)
+        self.standardised = config.standardise_regions
         self.norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.region_layer_norm else nn.Identity()
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.register_buffer("mean", torch.zeros(config.feature_size))
+        self.register_buffer("scale", torch.ones(config.feature_size))
+
+    def set_statistics(self, features: Tensor) -> None:
+        """Take mean and scale of each feature from a sample [pictures' regions, F] of the training set."""
+        self.mean.copy_(features.mean(dim=0))
+        deviation = features.std(dim=0)
+        self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
         """[B, R, F], [B, R, 6] -> [B, R, D]."""
+        # a feature that is rare in the sample can lie hundreds of deviations away
+        features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
         return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))
 
 
@@ -240,7 +257,7 @@ class VivoModel(VivoPreTrainedModel):
             Context; rows of `hidden` are the T tags, then the R regions.
         """
         regions = self.regions(region_features, region_positions)
-        tags = self.embeddings(tag_ids, tag_positions, TAG_SEGMENT)
+        tags = self.embeddings(tag_ids, tag_positions, self.config.tag_segment)
         x = torch.cat([tags.to(regions.dtype), regions], dim=1)
         mask = torch.cat([tag_mask, region_mask], dim=1)
         keys, values = [], []

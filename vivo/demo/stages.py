@@ -1,5 +1,6 @@
 """The stages of a demo run. Each is skipped when its result is there, so that a stopped run goes on."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -9,9 +10,11 @@ from rich.console import Console
 
 from vivo.config import DecodeConfig, TrainConfig, configs_dir, load_config, load_eval_config
 from vivo.data.coco import read_captions
+from vivo.data.collate import detected_tags
 from vivo.data.examples import write_caption_examples, write_tag_examples
 from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
 from vivo.data.open_images import read_class_descriptions, tag_examples, tag_name
+from vivo.data.predictions import write_predictions
 from vivo.data.regions import RegionStore
 from vivo.data.types import CaptionExample
 from vivo.demo.plan import ModelPlan, Row, Size
@@ -46,10 +49,10 @@ class Clock:
         console.print(f"[bold]{name}[/bold] {self.seconds[name]:.0f} s", highlight=False)
 
 
-def make_world(out: Path, size: Size, seed: int) -> None:
+def make_world(out: Path, size: Size) -> None:
     """Pictures, labels, captions, in the formats of the real data."""
     write_world(out / "world", WorldConfig(
-        seed=seed, open_images=size.open_images, coco=size.coco, coco_val=size.coco_val, nocaps=size.nocaps,
+        seed=0, open_images=size.open_images, coco=size.coco, coco_val=size.coco_val, nocaps=size.nocaps,
     ))
 
 
@@ -152,9 +155,6 @@ def _derangement(image_ids: Sequence[str], seed: int) -> dict[str, str]:
 
 def _template_captions(out: Path, image_ids: Sequence[str], path: Path) -> dict[str, str]:
     """The untrained control: "a photo of" the detector's tags."""
-    from vivo.data.collate import detected_tags
-    from vivo.data.predictions import write_predictions
-
     store = RegionStore(out / "regions" / "nocaps")
     captions = {}
     for image_id in image_ids:
@@ -165,10 +165,10 @@ def _template_captions(out: Path, image_ids: Sequence[str], path: Path) -> dict[
     return captions
 
 
-def check_same_world(out: Path, size: Size, seed: int) -> None:
-    """Refuse to go on in a folder that another size or seed began."""
+def check_same_world(out: Path, size: Size) -> None:
+    """Refuse to go on in a folder that another size began."""
     path = out / "plan.json"
-    wanted = {"size": size.__dict__ | {"seeds": 0}, "world_seed": seed}
+    wanted = {k: v for k, v in dataclasses.asdict(size).items() if k not in ("seeds", "all_rows")}
     if path.is_file() and json.loads(path.read_text()) != wanted:
         raise UserError(f"{out}: holds a demo of another size; choose another --out or remove that folder")
     atomic_write_json(path, wanted)

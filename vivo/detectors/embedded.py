@@ -203,7 +203,7 @@ class EmbeddedDetector:
         return trained | {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `detector.json` and `detector.safetensors` (about 23 MB: backbone as well, nothing else needed)."""
+        """Write `detector.json` and `detector.safetensors` (19 MB: backbone as well, nothing else needed)."""
         _write(Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE, self._json(), self._tensors())
 
     def save_trained_part(self, folder: str | Path) -> None:

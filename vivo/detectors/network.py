@@ -22,12 +22,14 @@ It differs from torchvision's `FasterRCNN` in what novel objects and slow machin
    classes), so that the embedding keeps what captions mention;
  * regions are pooled from the frozen maps and not from the neck. So the proposal network and the region heads are
    trained one after the other, as in the first Faster R-CNN paper, and pooled vectors are computed once: a
-   step over 512 regions takes 0.1 s on two cores. Pooling 7 x 7 from a trained 128-channel map, everything
+   step over 512 regions takes 0.1 s on one core. Pooling 7 x 7 from a trained 128-channel map, everything
    trained together, took 2.8 s a step of 32 pictures and needed more steps than a coffee break has.
 
 Notation: B pictures, R regions, N neck channels, P pooled size, E embedding size, K object classes. Boxes are
 x1 y1 x2 y2 in pixels of the square input.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +58,7 @@ MEAN_SIZE = sum(MAP_CHANNELS.values())
 class Standardise(nn.Module):
     """Each channel of each map minus its mean, by its standard deviation over training pictures.
 
-    Gives pooled vectors, which are part of the region features, unit variance: a linear layer on top of
-    them is grateful for it.
+    The channels differ a hundredfold in size; the layers on top learn faster from equal ones.
     """
 
     def __init__(self) -> None:
@@ -114,16 +115,34 @@ class RegionPool(nn.Module):
 
 
 class RegionMLP(nn.Module):
-    """Pooled regions [R, P] -> embeddings [R, E] (after ReLU), the first part of the features."""
+    """Pooled regions [R, P] -> embeddings [R, E], the first part of the features."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.first = nn.Linear(POOLED_SIZE, size)
         self.second = nn.Linear(size, size)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = nn.Dropout(0.1)  # 0.4 cost 4 points of a linear probe on unknown classes
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return F.relu(self.second(self.dropout(F.relu(self.first(self.dropout(pooled))))))
+        return self.second(self.dropout(F.relu(self.first(self.dropout(pooled)))))
+
+
+class CosineClassifier(nn.Module):
+    """Embeddings [R, E] -> logits [R, K]: 16 times the cosine to each class's direction.
+
+    Against a plain linear layer, all else equal: a linear probe of the embedding names unknown classes
+    in 94 instead of 91 % of cases, nearest class means in 91 instead of 86 %, and at the same rate of
+    wrong labels on unknown objects 88 instead of 83 % of known ones get theirs. Label smoothing gained nothing.
+    """
+
+    SCALE = 16.0
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, size) / size**0.5)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.SCALE * F.linear(F.normalize(embeddings), F.normalize(self.weight))
 
 
 class RegionPredictor(nn.Module):
@@ -133,7 +152,7 @@ class RegionPredictor(nn.Module):
         super().__init__()
         self.objectness = nn.Linear(size, 1)
         self.deltas = nn.Linear(size, 4)
-        self.classes = nn.Linear(size, classes)
+        self.classes = CosineClassifier(size, classes)
         self.colours = nn.Linear(size, colours)
 
     def forward(self, embeddings: Tensor) -> dict[str, Tensor]:
@@ -146,7 +165,25 @@ class RegionPredictor(nn.Module):
 
 
 class GlyphRoIHeads(RoIHeads):
-    """torchvision's RoIHeads (matching, sampling, box coding) with own losses and own inference."""
+    """torchvision's RoIHeads (matching, sampling, box coding) with own losses and own inference.
+
+    Features are standardised over training regions: a linear layer on top of them starts out well.
+    """
+
+    def __init__(self, *args: Any, embedding: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("feature_mean", torch.zeros(embedding + MEAN_SIZE))
+        self.register_buffer("feature_std", torch.ones(embedding + MEAN_SIZE))
+
+    def measure_features(self, pooled: Tensor) -> None:
+        """Take mean and standard deviation of the features from pooled regions [R, P]."""
+        with torch.no_grad():
+            raw = torch.cat([self._raw_features(part, self.box_head(part)) for part in pooled.float().split(512)])
+        self.feature_mean.copy_(raw.mean(0))
+        self.feature_std.copy_(raw.std(0).clamp(min=1e-3))
+
+    def _raw_features(self, pooled: Tensor, embedding: Tensor) -> Tensor:
+        return torch.cat([embedding, self.box_roi_pool.means(pooled)], dim=1)
 
     def sample(
         self, maps: dict[int, Tensor], proposals: list[Tensor], targets: list[dict[str, Tensor]]
@@ -200,7 +237,7 @@ class GlyphRoIHeads(RoIHeads):
         embedding = self.box_head(pooled)
         said = self.box_predictor(embedding)
         return {
-            "features": torch.cat([embedding, self.box_roi_pool.means(pooled)], dim=1),
+            "features": (self._raw_features(pooled, embedding) - self.feature_mean) / self.feature_std,
             "classes": said["classes"].softmax(-1),
             "objectness": said["objectness"].sigmoid(),
             "colours": said["colours"],
@@ -244,6 +281,7 @@ class EmbeddedNetwork(nn.Module):
             score_thresh=0.0,  # this one and the next two belong to torchvision's own inference, not used
             nms_thresh=0.5,
             detections_per_img=10,
+            embedding=embedding,
         )
 
     def propose(

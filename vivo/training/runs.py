@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -35,6 +36,7 @@ from vivo.training.tracking import Tracker
 from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert
 
+STATISTICS_PICTURES = 1000
 Model = VivoForTagPretraining | VivoForCaptioning
 
 
@@ -102,7 +104,8 @@ def starting_model(
     else:
         ours = {
             "feature_size": store.feature_size, "region_fingerprint": store.fingerprint, "training_stage": stage,
-            "max_regions": shape.max_regions, "max_tag_tokens": shape.max_tag_tokens,
+            "region_layer_norm": shape.region_layer_norm,
+            "standardise_regions": shape.standardise_regions, "tag_segment": shape.tag_segment, "max_regions": shape.max_regions, "max_tag_tokens": shape.max_tag_tokens,
             "max_caption_tokens": shape.max_caption_tokens, "tag_position_offset": shape.max_caption_tokens, **dropout,
         }
         if config.init == "random":
@@ -113,6 +116,10 @@ def starting_model(
         else:
             model = model_class(bert_config(folder, shape.layers, **ours))
             load_bert(model, folder)
+        if shape.standardise_regions:
+            ids = store.image_ids[:: max(1, len(store) // STATISTICS_PICTURES)]
+            sample = np.concatenate([store[i].features for i in ids]).astype(np.float32)
+            model.vivo.regions.set_statistics(torch.from_numpy(sample))
     if shape.freeze_embeddings:
         model.vivo.embeddings.word.weight.requires_grad_(False)
     if shape.freeze_head_bias:
