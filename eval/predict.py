@@ -1,6 +1,6 @@
 """Captions for the pictures of a RegionStore: predictions.json and its header with the decode settings.
 
-    python eval/predict.py configs/eval/world.yaml checkpoint=runs/demo/vivo out=runs/eval decode.beam=5
+python eval/predict.py configs/eval/world.yaml checkpoint=runs/demo/vivo out=runs/eval decode.beam=5
 """
 
 import argparse

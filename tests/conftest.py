@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "java" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.java)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """World, examples and region stores of the demo's tiny size, made once: DIR/{world,examples,regions}."""
+    from vivo.demo import stages
+    from vivo.demo.plan import SIZES
+
+    out = tmp_path_factory.mktemp("tiny")
+    stages.make_world(out, SIZES["tiny"])
+    stages.make_examples(out)
+    stages.make_regions(out)
+    return out

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from vivo.data.collate import (
     CaptionCollator,
     ContextCollator,
@@ -26,8 +27,14 @@ def tokenizer():
 
 def regions(count: int, labels: list[str] | None = None) -> Regions:
     boxes = np.array([[10 * i, 5, 10 * i + 20, 25] for i in range(count)], dtype=np.float32)
-    return Regions(boxes, np.arange(count * 3, dtype=np.float16).reshape(count, 3), labels or [""] * count,
-                   np.full(count, 0.5, dtype=np.float32), 200, 50)
+    return Regions(
+        boxes,
+        np.arange(count * 3, dtype=np.float16).reshape(count, 3),
+        labels or [""] * count,
+        np.full(count, 0.5, dtype=np.float32),
+        200,
+        50,
+    )
 
 
 def test_box_positions_by_hand():
@@ -118,8 +125,10 @@ def test_several_captions_in_one_row(tokenizer):
     examples = [(0, "a", [], ["one dog", "two brown cats"], regions(1)), (0, "b", [], ["a cow"], regions(1))]
     batch = caption_batch(tokenizer, "dense", examples, captions_per_picture=2)
     assert batch["text_ids"].shape == (2, 2 * 3 + 2 * 4)
-    texts = decode_caption(tokenizer, batch["target_ids"][:3].tolist()), decode_caption(
-        tokenizer, batch["target_ids"][3:7].tolist())
+    texts = (
+        decode_caption(tokenizer, batch["target_ids"][:3].tolist()),
+        decode_caption(tokenizer, batch["target_ids"][3:7].tolist()),
+    )
     assert sorted(texts) == ["one dog", "two brown cats"]
 
 

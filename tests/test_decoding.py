@@ -28,10 +28,12 @@ class ToyStep:
                 for row, pair in enumerate(zip(parents.tolist(), tokens.tolist(), strict=True))
             ]
         self.first = False
-        return torch.stack([
-            torch.stack([self.log_p(row, self.prefixes[row][k]) for k in range(tokens.shape[1])])
-            for row in range(tokens.shape[0])
-        ])
+        return torch.stack(
+            [
+                torch.stack([self.log_p(row, self.prefixes[row][k]) for k in range(tokens.shape[1])])
+                for row in range(tokens.shape[0])
+            ]
+        )
 
 
 def all_hypotheses(seed: int, picture: int, penalty: float) -> list[tuple[float, list[int]]]:

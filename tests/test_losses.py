@@ -17,8 +17,11 @@ def brute_force_loss(logits: torch.Tensor, tags: list[tuple[int, ...]]) -> torch
         by_length.setdefault(len(tag), []).append(index)
     best = None
     for choice in product(*(permutations(group) for group in by_length.values())):
-        exchange = {i: j for group, order in zip(by_length.values(), choice, strict=True)
-                    for i, j in zip(group, order, strict=True)}
+        exchange = {
+            i: j
+            for group, order in zip(by_length.values(), choice, strict=True)
+            for i, j in zip(group, order, strict=True)
+        }
         picked = [log_p[first[i] + k, tags[j][k]] for i, j in exchange.items() for k in range(len(tags[i]))]
         cost = sum(1 - p.exp().item() for p in picked)
         if best is None or cost < best[0] - 1e-9:

@@ -40,8 +40,10 @@ def test_generator_depends_on_each_argument_and_on_nothing_else():
 
     base = draw(0, 0, "a", "tags")
     assert draw(0, 0, "a", "tags") == base
-    assert len({base, draw(1, 0, "a", "tags"), draw(0, 1, "a", "tags"), draw(0, 0, "b", "tags"),
-                draw(0, 0, "a", "order")}) == 5
+    assert (
+        len({base, draw(1, 0, "a", "tags"), draw(0, 1, "a", "tags"), draw(0, 0, "b", "tags"), draw(0, 0, "a", "order")})
+        == 5
+    )
 
 
 def test_generator_is_the_same_on_every_machine():

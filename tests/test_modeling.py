@@ -12,9 +12,20 @@ from vivo.modeling import CAPTION_SEGMENT, VivoConfig, VivoForCaptioning, VivoFo
 from vivo.prediction import CachedStep, caption_batch
 from vivo.weights import bert_config, bert_folder, load_bert
 
-SHAPE = dict(vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64,
-             max_position_embeddings=64, feature_size=10, tag_position_offset=20, max_caption_tokens=12,
-             cls_token_id=1, sep_token_id=2, mask_token_id=3)
+SHAPE = dict(
+    vocab_size=50,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=64,
+    feature_size=10,
+    tag_position_offset=20,
+    max_caption_tokens=12,
+    cls_token_id=1,
+    sep_token_id=2,
+    mask_token_id=3,
+)
 
 
 def small_model(kind=VivoForCaptioning, seed: int = 0, **more):
@@ -92,8 +103,11 @@ def test_hidden_tokens_do_not_leak():
     assert (text[:, 4:] - changed_text[:, 4:]).abs().amin(dim=(0, 2)).min() > 0  # this one and later ones do change
     torch.testing.assert_close(rest, changed_rest)  # tags and regions
 
-    padded = {**context, "tag_ids": torch.where(context["tag_mask"], context["tag_ids"], 7),
-              "region_features": torch.where(context["region_mask"][..., None], context["region_features"], 9.0)}
+    padded = {
+        **context,
+        "tag_ids": torch.where(context["tag_mask"], context["tag_ids"], 7),
+        "region_features": torch.where(context["region_mask"][..., None], context["region_features"], 9.0),
+    }
     torch.testing.assert_close(encode(padded, ids)[0], text)
 
 
@@ -101,8 +115,11 @@ def test_hidden_tokens_do_not_leak():
 def test_regions_are_a_set():
     model, context = small_model(VivoForTagPretraining), small_context(pictures=1)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    shuffled = {**context, "region_features": context["region_features"][:, order],
-                "region_positions": context["region_positions"][:, order]}
+    shuffled = {
+        **context,
+        "region_features": context["region_features"][:, order],
+        "region_positions": context["region_positions"][:, order],
+    }
     tags = context["tag_ids"].shape[1]
     one, two = model.encode_context(context).hidden, model.encode_context(shuffled).hidden
     torch.testing.assert_close(one[:, :tags], two[:, :tags], rtol=1e-4, atol=1e-5)
@@ -186,8 +203,16 @@ def test_cached_decoding_equals_uncached(beam: int, seed: int):
 @torch.no_grad()
 def test_text_equals_transformers_bert_and_its_head(tmp_path):
     torch.manual_seed(0)
-    bert = BertForMaskedLM(BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                                      intermediate_size=48, max_position_embeddings=40)).eval()
+    bert = BertForMaskedLM(
+        BertConfig(
+            vocab_size=60,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=40,
+        )
+    ).eval()
     for parameter in bert.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     bert.save_pretrained(tmp_path)
@@ -216,8 +241,9 @@ def test_embedded_text_weights_equal_transformers_bert():
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
-    BertForMaskedLM(BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                               intermediate_size=48)).save_pretrained(tmp_path)
+    BertForMaskedLM(
+        BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    ).save_pretrained(tmp_path)
     wrong = VivoForTagPretraining(bert_config(tmp_path, feature_size=10, pad_token_id=0))
     other = VivoForTagPretraining(VivoConfig(**{**SHAPE, "vocab_size": 61, "num_hidden_layers": 2}))
     load_bert(wrong, tmp_path)

@@ -105,9 +105,7 @@ class Context:
 
     def select(self, rows: Tensor) -> "Context":
         """The context of the pictures `rows` (int [B']), in that order."""
-        return Context(
-            self.hidden[rows], [k[rows] for k in self.keys], [v[rows] for v in self.values], self.mask[rows]
-        )
+        return Context(self.hidden[rows], [k[rows] for k in self.keys], [v[rows] for v in self.values], self.mask[rows])
 
 
 @dataclass
@@ -268,7 +266,11 @@ class VivoModel(VivoPreTrainedModel):
         return Context(x, keys, values, mask)
 
     def encode_text(
-        self, context: Context | None, input_ids: Tensor, position_ids: Tensor, mask: Tensor,
+        self,
+        context: Context | None,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
         state: TextState | None = None,
     ) -> tuple[Tensor, TextState]:
         """Caption tokens, which read the context, cached tokens and one another as `mask` says.
@@ -322,8 +324,12 @@ class _VivoWithHead(VivoPreTrainedModel):
     def encode_context(self, batch: dict[str, Tensor]) -> Context:
         """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""
         return self.vivo.encode_context(
-            batch["tag_ids"], batch["tag_positions"], batch["tag_mask"],
-            batch["region_features"], batch["region_positions"], batch["region_mask"],
+            batch["tag_ids"],
+            batch["tag_positions"],
+            batch["tag_mask"],
+            batch["region_features"],
+            batch["region_positions"],
+            batch["region_mask"],
         )
 
 

@@ -108,8 +108,13 @@ def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrai
 
 
 def caption_pictures(
-    model: VivoForCaptioning, tokenizer: PreTrainedTokenizerFast, store: RegionStore, image_ids: Sequence[str],
-    tags: str, decode: DecodeConfig, shown: Mapping[str, str] | None = None,
+    model: VivoForCaptioning,
+    tokenizer: PreTrainedTokenizerFast,
+    store: RegionStore,
+    image_ids: Sequence[str],
+    tags: str,
+    decode: DecodeConfig,
+    shown: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[str, float]]:
     """Caption and score of each picture, by id.
 
@@ -130,7 +135,12 @@ def caption_pictures(
 
 
 def predict_split(
-    checkpoint: Path, regions: Path, image_ids: Sequence[str], tags: str, decode: DecodeConfig, out: Path,
+    checkpoint: Path,
+    regions: Path,
+    image_ids: Sequence[str],
+    tags: str,
+    decode: DecodeConfig,
+    out: Path,
     shown: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Caption a split and write `out` with its header. Returns the captions by picture id."""
@@ -138,9 +148,13 @@ def predict_split(
     tokenizer, model = load_captioning_model(checkpoint, store)
     found = caption_pictures(model, tokenizer, store, image_ids, tags, decode, shown)
     header = {
-        "decode": dataclasses.asdict(decode), "tags": tags, "checkpoint": checkpoint.name,
-        "weights_sha256": file_sha256(checkpoint / "model.safetensors"), "region_fingerprint": store.fingerprint,
-        "pictures": len(found), "control": "another picture's regions and tags" if shown else "",
+        "decode": dataclasses.asdict(decode),
+        "tags": tags,
+        "checkpoint": checkpoint.name,
+        "weights_sha256": file_sha256(checkpoint / "model.safetensors"),
+        "region_fingerprint": store.fingerprint,
+        "pictures": len(found),
+        "control": "another picture's regions and tags" if shown else "",
     }
     write_predictions(
         out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header

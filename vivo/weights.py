@@ -71,13 +71,20 @@ def bert_config(folder: Path, layers: int | None = None, **ours) -> VivoConfig:
     """A VivoConfig of the shape of the BERT in `folder`, cut to its first `layers`; `ours` adds the rest."""
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: no config.json; give the folder of a BERT checkpoint, or \"minilm\"")
+        raise UserError(f'{folder}: no config.json; give the folder of a BERT checkpoint, or "minilm"')
     shape = json.loads(path.read_text())
     depth = shape["num_hidden_layers"]
     if layers and layers > depth:
         raise UserError(f"model.layers={layers}, but {folder} has {depth}; ask for {depth} or fewer")
-    names = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings",
-             "type_vocab_size", "layer_norm_eps")
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "layer_norm_eps",
+    )
     return VivoConfig(**{name: shape[name] for name in names}, num_hidden_layers=layers or depth, **ours)
 
 
@@ -96,7 +103,7 @@ def load_bert(model: VivoForTagPretraining, folder: Path) -> list[str]:
     own = dict(model.named_parameters())
     missing = []
     with safe_open(str(path), framework="pt") as file, torch.no_grad():
-        present = {name.removeprefix("bert."): name for name in file.keys()}  # noqa: SIM118 (not a dict)
+        present = {name.removeprefix("bert."): name for name in file.keys()}
         for ours, theirs in key_map(model.config.num_hidden_layers).items():
             sources = [theirs] if isinstance(theirs, str) else theirs
             if any(name not in present for name in sources):

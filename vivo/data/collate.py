@@ -100,8 +100,13 @@ class TagCollator(_Collator):
     """Pre-training batches from (epoch, image id, tags, regions)."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int,
-        share_min: float, share_max: float, at_most: int,
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        limits: Limits,
+        seed: int,
+        share_min: float,
+        share_max: float,
+        at_most: int,
     ):
         super().__init__(tokenizer, limits, seed)
         self.share_min, self.share_max, self.at_most = share_min, share_max, at_most
@@ -162,8 +167,14 @@ class CaptionCollator(_Collator):
     """Fine-tuning batches from (epoch, image id, tags, captions, regions)."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int,
-        supervision: str, probability: float, captions_per_picture: int, tag_dropout: float,
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        limits: Limits,
+        seed: int,
+        supervision: str,
+        probability: float,
+        captions_per_picture: int,
+        tag_dropout: float,
     ):
         super().__init__(tokenizer, limits, seed)
         self.supervision, self.probability = supervision, probability

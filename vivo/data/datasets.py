@@ -63,8 +63,12 @@ class _WithRegions(Dataset):
         draw = example_generator(self.seed, epoch, image_id, "regions").random(len(regions.labels))
         kept = np.flatnonzero((draw >= self.region_dropout) | (draw == draw.max()))
         return Regions(
-            regions.boxes[kept], regions.features[kept], [regions.labels[i] for i in kept], regions.scores[kept],
-            regions.width, regions.height,
+            regions.boxes[kept],
+            regions.features[kept],
+            [regions.labels[i] for i in kept],
+            regions.scores[kept],
+            regions.width,
+            regions.height,
         )
 
 
@@ -72,8 +76,13 @@ class TagPictures(_WithRegions):
     """Items (epoch, image id, tags, regions) for TagCollator."""
 
     def __init__(
-        self, examples: Sequence[TagExample], store: RegionStore, tags: str,
-        vocabulary: set[str] | None, region_dropout: float, seed: int,
+        self,
+        examples: Sequence[TagExample],
+        store: RegionStore,
+        tags: str,
+        vocabulary: set[str] | None,
+        region_dropout: float,
+        seed: int,
     ):
         super().__init__(examples, store, tags, region_dropout, seed)
         self.vocabulary = vocabulary

@@ -23,8 +23,15 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, start: int, stop: int,
-        rank: int = 0, world: int = 1, micro_batch_size: int = 0,
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        micro_batch_size: int = 0,
     ):
         if batch_size % world:
             raise ValueError(f"global batch {batch_size} does not divide by {world} processes")

@@ -34,7 +34,12 @@ class Hypothesis:
 
 
 def greedy_search(
-    step: Step, pictures: int, start: int, end: int, max_tokens: int, length_penalty: float = 1.0,
+    step: Step,
+    pictures: int,
+    start: int,
+    end: int,
+    max_tokens: int,
+    length_penalty: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> list[Hypothesis]:
     """The most likely token at each step, for B pictures at once; one hypothesis a picture."""
@@ -61,7 +66,13 @@ def greedy_search(
 
 
 def beam_search(
-    step: Step, pictures: int, start: int, end: int, beam: int, max_tokens: int, length_penalty: float = 1.0,
+    step: Step,
+    pictures: int,
+    start: int,
+    end: int,
+    beam: int,
+    max_tokens: int,
+    length_penalty: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> list[list[Hypothesis]]:
     """Beam search; per picture up to `beam` hypotheses, best score first.
@@ -93,7 +104,9 @@ def beam_search(
         order = torch.where(ends, -torch.inf, value).topk(min(beam, value.shape[1]), dim=1)
         total, picked = order.values, order.indices
         parents, tokens = parent.gather(1, picked), token.gather(1, picked)
-        history = torch.cat([history.gather(1, parents[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2)
+        history = torch.cat(
+            [history.gather(1, parents[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2
+        )
         if all(len(hypotheses) >= beam for hypotheses in finished):
             break
 

@@ -61,7 +61,8 @@ def save_captioner(out: Path) -> None:
     """DIR/vivo: the first seed's VIVO model with tokenizer and detector, ready for `vivo caption`."""
     model = out / "rows" / "vivo" / "seed0" / "finetune" / "model"
     captioner = Captioner(
-        VivoForCaptioning.from_pretrained(model, local_files_only=True), load_tokenizer(model),
+        VivoForCaptioning.from_pretrained(model, local_files_only=True),
+        load_tokenizer(model),
         load_detector("embedded"),
     )
     with atomic_folder(out / "vivo") as folder:

@@ -47,15 +47,22 @@ def write_results(
     summary = {r.row.name: _plain(system_intervals(scorer, r.scores)) for r in rows}
     differences = {
         f"{a.row.name} - {b.row.name}": _plain(compare_systems(scorer, a.scores, b.scores))
-        for a in rows for b in rows
+        for a in rows
+        for b in rows
         if a.row.name == "vivo" and b.row.name != "vivo"
     }
-    atomic_write_json(out / "results.json", {
-        "rows": records, "summary": summary, "differences": differences,
-        "claims": [{"claim": c, "shown": ok, "figure": f} for c, ok, f in claims(rows, scorer)],
-        "stage_seconds": {k: round(v, 1) for k, v in stage_seconds.items()},
-        "size": size, "environment": environment(),
-    })
+    atomic_write_json(
+        out / "results.json",
+        {
+            "rows": records,
+            "summary": summary,
+            "differences": differences,
+            "claims": [{"claim": c, "shown": ok, "figure": f} for c, ok, f in claims(rows, scorer)],
+            "stage_seconds": {k: round(v, 1) for k, v in stage_seconds.items()},
+            "size": size,
+            "environment": environment(),
+        },
+    )
 
 
 def claims(rows: Sequence[RowScores], scorer: SplitScorer) -> list[tuple[str, bool, str]]:
@@ -74,28 +81,46 @@ def claims(rows: Sequence[RowScores], scorer: SplitScorer) -> list[tuple[str, bo
     inside = compare_systems(scorer, by_name["vivo"].scores, by_name[i_name].scores)["in"]["CIDEr"]
     unknown, (_, unknown_none) = vivo["out"]["F1_unknown"].value, best("out", "F1_unknown")
     found = [
-        ("novel objects are named at least twice as often as without pre-training, F1 at least 0.2",
-         f1 >= 0.2 and f1 >= 2 * f1_none, f"out-of-domain F1 {f1:.3f} against {f1_none:.3f} ({f1_name})"),
-        ("overall CIDEr rises by at least 8", cider - c_none >= 8,
-         f"{cider:.1f} against {c_none:.1f} ({c_name}): {cider - c_none:+.1f}"),
-        ("in-domain CIDEr is not lower beyond the interval", inside.high >= 0,
-         f"{inside.value:+.1f} [{inside.low:.1f}, {inside.high:.1f}] against {i_name}"),
-        ("objects that the detector does not know are named too: F1 at least 0.1, more than without pre-training",
-         unknown >= 0.1 and unknown > unknown_none, f"F1 {unknown:.3f} against {unknown_none:.3f}"),
+        (
+            "novel objects are named at least twice as often as without pre-training, F1 at least 0.2",
+            f1 >= 0.2 and f1 >= 2 * f1_none,
+            f"out-of-domain F1 {f1:.3f} against {f1_none:.3f} ({f1_name})",
+        ),
+        (
+            "overall CIDEr rises by at least 8",
+            cider - c_none >= 8,
+            f"{cider:.1f} against {c_none:.1f} ({c_name}): {cider - c_none:+.1f}",
+        ),
+        (
+            "in-domain CIDEr is not lower beyond the interval",
+            inside.high >= 0,
+            f"{inside.value:+.1f} [{inside.low:.1f}, {inside.high:.1f}] against {i_name}",
+        ),
+        (
+            "objects that the detector does not know are named too: F1 at least 0.1, more than without pre-training",
+            unknown >= 0.1 and unknown > unknown_none,
+            f"F1 {unknown:.3f} against {unknown_none:.3f}",
+        ),
     ]
     if "vivo, other picture" in means:
         other = means["vivo, other picture"]["out"]["F1"].value
-        found.append((
-            "with another picture's regions and tags VIVO loses three quarters of its F1", other <= f1 / 4,
-            f"F1 {f1:.3f} -> {other:.3f}",
-        ))
+        found.append(
+            (
+                "with another picture's regions and tags VIVO loses three quarters of its F1",
+                other <= f1 / 4,
+                f"F1 {f1:.3f} -> {other:.3f}",
+            )
+        )
     if "no_hungarian" in means:
         gap = compare_systems(scorer, by_name["vivo"].scores, by_name["no_hungarian"].scores)
         c, f = gap["overall"]["CIDEr"], gap["out"]["F1"]
-        found.append((
-            "Hungarian matching helps (paper: +2.0 CIDEr)", c.low > 0,
-            f"CIDEr {c.value:+.1f} [{c.low:.1f}, {c.high:.1f}], F1 {f.value:+.3f} [{f.low:.3f}, {f.high:.3f}]",
-        ))
+        found.append(
+            (
+                "Hungarian matching helps (paper: +2.0 CIDEr)",
+                c.low > 0,
+                f"CIDEr {c.value:+.1f} [{c.low:.1f}, {c.high:.1f}], F1 {f.value:+.3f} [{f.low:.3f}, {f.high:.3f}]",
+            )
+        )
     return found
 
 
@@ -107,8 +132,11 @@ def print_table(rows: Sequence[RowScores], scorer: SplitScorer) -> None:
     for r in rows:
         mean = system_intervals(scorer, r.scores, n=2)
         table.add_row(
-            r.row.name, *(f"{mean[p]['CIDEr'].value:.1f}" for p in PARTS),
-            f"{mean['in']['F1'].value:.3f}", f"{mean['out']['F1'].value:.3f}", f"{mean['out']['F1_unknown'].value:.3f}",
+            r.row.name,
+            *(f"{mean[p]['CIDEr'].value:.1f}" for p in PARTS),
+            f"{mean['in']['F1'].value:.3f}",
+            f"{mean['out']['F1'].value:.3f}",
+            f"{mean['out']['F1_unknown'].value:.3f}",
         )
     console = Console()
     console.print(table)
@@ -117,32 +145,52 @@ def print_table(rows: Sequence[RowScores], scorer: SplitScorer) -> None:
 
 
 def write_page(
-    out: Path, plan: Plan, rows: Sequence[RowScores], scorer: SplitScorer, examples: Sequence[CaptionExample],
-    classes: Sequence[WorldClass], size: str,
+    out: Path,
+    plan: Plan,
+    rows: Sequence[RowScores],
+    scorer: SplitScorer,
+    examples: Sequence[CaptionExample],
+    classes: Sequence[WorldClass],
+    size: str,
 ) -> None:
     """report.html."""
     results = []
     for r in rows:
         table = system_intervals(scorer, r.scores)
-        results.append(RowResult(
-            r.row.name, r.row.description, r.seeds,
-            {p: {m: i.value for m, i in metrics.items()} for p, metrics in table.items()},
-            {p: {m: (i.low, i.high) for m, i in metrics.items()} for p, metrics in table.items()},
-            sum(r.seconds) / len(r.seconds),
-        ))
+        results.append(
+            RowResult(
+                r.row.name,
+                r.row.description,
+                r.seeds,
+                {p: {m: i.value for m, i in metrics.items()} for p, metrics in table.items()},
+                {p: {m: (i.low, i.high) for m, i in metrics.items()} for p, metrics in table.items()},
+                sum(r.seconds) / len(r.seconds),
+            )
+        )
     facts = environment()
     seeds = sorted({seed for r in rows for seed in r.seeds})
     write_report(
-        out / "report.html", "VIVO on OpenMoji nocaps", results,
-        _gallery(out, rows, scorer, examples, classes), _curves(out, plan, seeds), claims(rows, scorer),
-        {"config": "configs/world.yaml, configs/finetune/world.yaml", "size": size,
-         "seeds": ", ".join(map(str, seeds)), **facts},
+        out / "report.html",
+        "VIVO on OpenMoji nocaps",
+        results,
+        _gallery(out, rows, scorer, examples, classes),
+        _curves(out, plan, seeds),
+        claims(rows, scorer),
+        {
+            "config": "configs/world.yaml, configs/finetune/world.yaml",
+            "size": size,
+            "seeds": ", ".join(map(str, seeds)),
+            **facts,
+        },
         word_forms={c.name: list(c.forms) for c in classes},
     )
 
 
 def _gallery(
-    out: Path, rows: Sequence[RowScores], scorer: SplitScorer, examples: Sequence[CaptionExample],
+    out: Path,
+    rows: Sequence[RowScores],
+    scorer: SplitScorer,
+    examples: Sequence[CaptionExample],
     classes: Sequence[WorldClass],
 ) -> list[GalleryPicture]:
     """Every evaluation picture with the first seed's captions."""
@@ -152,13 +200,23 @@ def _gallery(
     for place, example in enumerate(examples):
         regions = store[example.image_id]
         truth = [i for i in novel if scorer.truth[place, i]]
-        pictures.append(GalleryPicture(
-            example.image_id, out / "world" / "nocaps" / "images" / example.file_name, example.domain,
-            regions.boxes.tolist(), list(regions.labels), regions.scores.tolist(), regions.width, regions.height,
-            example.captions, {r.row.name: r.captions[0][example.image_id] for r in rows},
-            [classes[i].name for i in truth], [classes[i].name for i in truth if not classes[i].detector],
-            {r.row.name: [classes[i].name for i in truth if r.scores[0].named[place, i]] for r in rows},
-        ))
+        pictures.append(
+            GalleryPicture(
+                example.image_id,
+                out / "world" / "nocaps" / "images" / example.file_name,
+                example.domain,
+                regions.boxes.tolist(),
+                list(regions.labels),
+                regions.scores.tolist(),
+                regions.width,
+                regions.height,
+                example.captions,
+                {r.row.name: r.captions[0][example.image_id] for r in rows},
+                [classes[i].name for i in truth],
+                [classes[i].name for i in truth if not classes[i].detector],
+                {r.row.name: [classes[i].name for i in truth if r.scores[0].named[place, i]] for r in rows},
+            )
+        )
     return pictures
 
 
@@ -181,4 +239,3 @@ def _plain(table: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, l
         part: {metric: [round(x, 4) for x in (i.value, i.low, i.high)] for metric, i in metrics.items()}
         for part, metrics in table.items()
     }
-

@@ -51,9 +51,16 @@ class Clock:
 
 def make_world(out: Path, size: Size) -> None:
     """Pictures, labels, captions, in the formats of the real data."""
-    write_world(out / "world", WorldConfig(
-        seed=0, open_images=size.open_images, coco=size.coco, coco_val=size.coco_val, nocaps=size.nocaps,
-    ))
+    write_world(
+        out / "world",
+        WorldConfig(
+            seed=0,
+            open_images=size.open_images,
+            coco=size.coco,
+            coco_val=size.coco_val,
+            nocaps=size.nocaps,
+        ),
+    )
 
 
 def make_examples(out: Path) -> None:
@@ -97,28 +104,68 @@ def train_model(out: Path, plan: ModelPlan, size: Size, seed: int) -> Path:
     if plan.pretrain is not None:
         start = str(run / "pretrain" / "model")
         if not Path(start).is_dir():
-            pretrain(_config(out, "world.yaml", run / "pretrain", "open_images", "tags.jsonl", "minilm", seed,
-                             size.pretrain_steps, size, plan.pretrain))
+            pretrain(
+                _config(
+                    out,
+                    "world.yaml",
+                    run / "pretrain",
+                    "open_images",
+                    "tags.jsonl",
+                    "minilm",
+                    seed,
+                    size.pretrain_steps,
+                    size,
+                    plan.pretrain,
+                )
+            )
     model = run / "finetune" / "model"
     if not model.is_dir():
-        finetune(_config(out, "finetune/world.yaml", run / "finetune", "coco", "captions.jsonl", start, seed,
-                         size.finetune_steps, size, plan.finetune))
+        finetune(
+            _config(
+                out,
+                "finetune/world.yaml",
+                run / "finetune",
+                "coco",
+                "captions.jsonl",
+                start,
+                seed,
+                size.finetune_steps,
+                size,
+                plan.finetune,
+            )
+        )
     return model
 
 
 def _config(
-    out: Path, file: str, run: Path, regions: str, examples: str, init: str, seed: int, steps: int, size: Size,
+    out: Path,
+    file: str,
+    run: Path,
+    regions: str,
+    examples: str,
+    init: str,
+    seed: int,
+    steps: int,
+    size: Size,
     overrides: Sequence[str],
 ) -> TrainConfig:
     """The repository's configuration with this run's paths, seed and length."""
     warmup = max(1, steps // 20)
-    return load_config(configs_dir() / file, [
-        f"out={run}", f"init={init}", f"seed={seed}", f"data.regions={out / 'regions' / regions}",
-        f"data.examples={out / 'examples' / examples}", f"optim.steps={steps}", f"optim.warmup_steps={warmup}",
-        f"tracking.save_every={max(1, steps // 4)}",
-        *([f"optim.batch_size={size.batch_size}"] if size.batch_size != 64 else []),
-        *(override.format(examples=out / "examples") for override in overrides),
-    ])
+    return load_config(
+        configs_dir() / file,
+        [
+            f"out={run}",
+            f"init={init}",
+            f"seed={seed}",
+            f"data.regions={out / 'regions' / regions}",
+            f"data.examples={out / 'examples' / examples}",
+            f"optim.steps={steps}",
+            f"optim.warmup_steps={warmup}",
+            f"tracking.save_every={max(1, steps // 4)}",
+            *([f"optim.batch_size={size.batch_size}"] if size.batch_size != 64 else []),
+            *(override.format(examples=out / "examples") for override in overrides),
+        ],
+    )
 
 
 def evaluation_set(out: Path) -> tuple[list[CaptionExample], list[WorldClass]]:
@@ -160,8 +207,11 @@ def _template_captions(out: Path, image_ids: Sequence[str], path: Path) -> dict[
     for image_id in image_ids:
         tags = [f"{'an' if tag[0] in 'aeiou' else 'a'} {tag}" for tag in detected_tags(store[image_id])]
         captions[image_id] = "a photo of " + " and ".join(tags or ["something"])
-    write_predictions(path, [{"image_id": i, "caption": c, "score": 0.0} for i, c in captions.items()],
-                      {"control": "template filled from detector tags", "pictures": len(captions)})
+    write_predictions(
+        path,
+        [{"image_id": i, "caption": c, "score": 0.0} for i, c in captions.items()],
+        {"control": "template filled from detector tags", "pictures": len(captions)},
+    )
     return captions
 
 

@@ -22,8 +22,12 @@ _NAME = re.compile(r"step_(\d{8})")
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
-    optimizer: torch.optim.Optimizer, keep: int,
+    folder: Path,
+    step: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
 ) -> Path:
     """Write `folder`/step_<step>; older ones beyond `keep` are removed afterwards."""
     final = folder / f"step_{step:08d}"

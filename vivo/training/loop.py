@@ -30,9 +30,18 @@ Validate = Callable[[PreTrainedModel, int], dict[str, float]]
 
 
 def train(
-    config: TrainConfig, steps: int, start: int, accelerator: Accelerator, model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast, optimizer: torch.optim.Optimizer, batches: Iterator[Batch],
-    micro_batches: int, loss_of: Loss, validate: Validate | None, tracker: Tracker,
+    config: TrainConfig,
+    steps: int,
+    start: int,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    micro_batches: int,
+    loss_of: Loss,
+    validate: Validate | None,
+    tracker: Tracker,
 ) -> None:
     """Updates `start` .. `steps` - 1.
 
@@ -93,9 +102,13 @@ def train(
             seconds = time.monotonic() - since
             # every sum is reported per supervised token
             record = {name: value / max(1.0, sums["count"]) for name, value in sums.items() if name != "count"}
-            record |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": float(norm),
-                       "tokens_per_step": sums["count"] / (pictures / optim.batch_size),
-                       "pictures_per_second": pictures / seconds, "pictures": float(done * optim.batch_size)}
+            record |= {
+                "lr": optimizer.param_groups[0]["lr"],
+                "gradient_norm": float(norm),
+                "tokens_per_step": sums["count"] / (pictures / optim.batch_size),
+                "pictures_per_second": pictures / seconds,
+                "pictures": float(done * optim.batch_size),
+            }
             tracker.log(done, record)
             sums, since, pictures = {}, time.monotonic(), 0
         tracker.advance(done, record)
@@ -106,4 +119,3 @@ def train(
             since = time.monotonic()
         if tracking.save_every and done % tracking.save_every == 0 and done < steps and accelerator.is_main_process:
             save_checkpoint(checkpoints, done, accelerator.unwrap_model(model), tokenizer, optimizer, tracking.keep)
-

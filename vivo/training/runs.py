@@ -68,16 +68,19 @@ def finetune(config: TrainConfig) -> Path:
     tokenizer, model = starting_model(config, VivoForCaptioning, store, "captions")
     masking = config.masking
     collator = CaptionCollator(
-        tokenizer, limits_of(model), config.seed, masking.caption, masking.caption_probability,
-        config.data.captions_per_picture, config.data.tag_dropout,
+        tokenizer,
+        limits_of(model),
+        config.seed,
+        masking.caption,
+        masking.caption_probability,
+        config.data.captions_per_picture,
+        config.data.tag_dropout,
     )
 
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
 
     return _run(config, tokenizer, model, data, collator, loss)
-
-
 
 
 def starting_model(
@@ -91,9 +94,13 @@ def starting_model(
     """
     transformers_logging.disable_progress_bar()
     seed_start(config.seed)
-    shape, dropout = config.model, {
-        "hidden_dropout_prob": config.model.dropout, "attention_probs_dropout_prob": config.model.dropout,
-    }
+    shape, dropout = (
+        config.model,
+        {
+            "hidden_dropout_prob": config.model.dropout,
+            "attention_probs_dropout_prob": config.model.dropout,
+        },
+    )
     folder = bert_folder("minilm" if config.init == "random" else config.init)
     if not (folder / "config.json").is_file():
         raise UserError(f'init {config.init}: no config.json there; give a checkpoint folder, "minilm" or "random"')
@@ -103,16 +110,29 @@ def starting_model(
         store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
     else:
         ours = {
-            "feature_size": store.feature_size, "region_fingerprint": store.fingerprint, "training_stage": stage,
+            "feature_size": store.feature_size,
+            "region_fingerprint": store.fingerprint,
+            "training_stage": stage,
             "region_layer_norm": shape.region_layer_norm,
-            "standardise_regions": shape.standardise_regions, "tag_segment": shape.tag_segment, "max_regions": shape.max_regions, "max_tag_tokens": shape.max_tag_tokens,
-            "max_caption_tokens": shape.max_caption_tokens, "tag_position_offset": shape.max_caption_tokens, **dropout,
+            "standardise_regions": shape.standardise_regions,
+            "tag_segment": shape.tag_segment,
+            "max_regions": shape.max_regions,
+            "max_tag_tokens": shape.max_tag_tokens,
+            "max_caption_tokens": shape.max_caption_tokens,
+            "tag_position_offset": shape.max_caption_tokens,
+            **dropout,
         }
         if config.init == "random":
-            model = model_class(VivoConfig(
-                vocab_size=len(tokenizer), hidden_size=shape.hidden_size, num_attention_heads=shape.heads,
-                intermediate_size=shape.intermediate_size, num_hidden_layers=shape.layers or 6, **ours,
-            ))
+            model = model_class(
+                VivoConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=shape.hidden_size,
+                    num_attention_heads=shape.heads,
+                    intermediate_size=shape.intermediate_size,
+                    num_hidden_layers=shape.layers or 6,
+                    **ours,
+                )
+            )
         else:
             model = model_class(bert_config(folder, shape.layers, **ours))
             load_bert(model, folder)
@@ -139,15 +159,27 @@ def _run(
     found = list_checkpoints(out / "checkpoints")
     start = load_checkpoint(found[-1], model, optimizer) if found else 0
     sampler = StepBatches(
-        len(data), optim.batch_size, config.seed, start, steps,
-        accelerator.process_index, accelerator.num_processes, optim.micro_batch_size,
+        len(data),
+        optim.batch_size,
+        config.seed,
+        start,
+        steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+        optim.micro_batch_size,
     )
     # not prepared by accelerate: the sampler already gives each process its part, in an order that does not
     # depend on their number (accelerate's own sharding pads and re-orders)
-    batches: Iterator[Batch] = iter(DataLoader(
-        data, batch_sampler=sampler, collate_fn=collator, num_workers=config.data.workers,
-        pin_memory=torch.cuda.is_available(), persistent_workers=False,
-    ))
+    batches: Iterator[Batch] = iter(
+        DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=collator,
+            num_workers=config.data.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=False,
+        )
+    )
     prepared, optimizer = accelerator.prepare(model, optimizer)
     main = accelerator.is_main_process
     if main:
@@ -159,12 +191,21 @@ def _run(
         tracker.say(
             f"{config.objective}: {len(data)} pictures, {steps} updates of {optim.batch_size} pictures "
             f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
-            f"{accelerator.mixed_precision}; {describe_parameters(model)}"
-            + (f"; resumed at {start}" if start else "")
+            f"{accelerator.mixed_precision}; {describe_parameters(model)}" + (f"; resumed at {start}" if start else "")
         )
         train(
-            config, steps, start, accelerator, prepared, tokenizer, optimizer, batches, sampler.micro_batches,
-            loss, validate, tracker,
+            config,
+            steps,
+            start,
+            accelerator,
+            prepared,
+            tokenizer,
+            optimizer,
+            batches,
+            sampler.micro_batches,
+            loss,
+            validate,
+            tracker,
         )
     final = out / "model"
     if main:

@@ -20,8 +20,16 @@ from vivo.config import TrackingConfig
 class Tracker:
     """Records and progress of one run; a context manager. Does nothing where `active` is False."""
 
-    def __init__(self, folder: Path, config: TrackingConfig, resolved: dict[str, Any], steps: int, start: int,
-                 name: str, active: bool):
+    def __init__(
+        self,
+        folder: Path,
+        config: TrackingConfig,
+        resolved: dict[str, Any],
+        steps: int,
+        start: int,
+        name: str,
+        active: bool,
+    ):
         self.active, self.steps, self.start, self.name = active, steps, start, name
         self._wandb_config, self._resolved, self._folder = config, resolved, folder
         self._wandb = None
@@ -40,8 +48,15 @@ class Tracker:
             self._wandb = self._quietly(self._start_wandb)
         if self._console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._console, transient=True,
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
             )
             self._task = self._progress.add_task(self.name, total=self.steps, completed=self.start, rate="")
             self._progress.start()
@@ -85,8 +100,11 @@ class Tracker:
         import wandb
 
         return wandb.init(
-            project=self._wandb_config.project, mode=self._wandb_config.wandb, dir=str(self._folder),
-            config=self._resolved, name=self.name,
+            project=self._wandb_config.project,
+            mode=self._wandb_config.wandb,
+            dir=str(self._folder),
+            config=self._resolved,
+            name=self.name,
         )
 
     def _quietly(self, call: Callable[[], Any]) -> Any:

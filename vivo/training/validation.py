@@ -20,8 +20,13 @@ class CaptionValidation:
     """Greedy captions of the validation pictures, with CIDEr-D, distinct share and length."""
 
     def __init__(
-        self, store: RegionStore, examples: Sequence[CaptionExample], tags: str, bf16: bool,
-        tokenizer: PreTrainedTokenizerFast, decode: DecodeConfig,
+        self,
+        store: RegionStore,
+        examples: Sequence[CaptionExample],
+        tags: str,
+        bf16: bool,
+        tokenizer: PreTrainedTokenizerFast,
+        decode: DecodeConfig,
     ):
         self.store, self.examples, self.tags, self.bf16 = store, examples, tags, bf16
         self.tokenizer, self.decode = tokenizer, decode
@@ -33,8 +38,12 @@ class CaptionValidation:
             return None
         tags = "none" if config.data.tags == "none" else "detector"
         return cls(
-            RegionStore(config.data.validation_regions), read_nocaps(config.data.validation_references),
-            tags, bf16, tokenizer, DecodeConfig(),
+            RegionStore(config.data.validation_regions),
+            read_nocaps(config.data.validation_references),
+            tags,
+            bf16,
+            tokenizer,
+            DecodeConfig(),
         )
 
     def __call__(self, model: VivoForCaptioning, step: int) -> dict[str, float | str]:

@@ -1,0 +1,53 @@
+"""Two real gloo processes: the same global order, the same losses and weights as one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def launch(processes: int, world: Path, out: Path, *overrides: str) -> None:
+    """pretrain/train.py on `processes` gloo processes through accelerate."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # --cpu would silently start one process: --multi_gpu with no GPU gives gloo (tooling: accelerate#2741)
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--num_machines", "1", "--num_processes", str(processes), "--main_process_port", str(port),
+        *(["--multi_gpu"] if processes > 1 else []),
+        "pretrain/train.py", "configs/world.yaml", f"out={out}", f"data.regions={world / 'regions' / 'open_images'}",
+        f"data.examples={world / 'examples' / 'tags.jsonl'}", "model.dropout=0", "optim.precision=fp32",
+        "optim.batch_size=8", "optim.steps=4", "optim.warmup_steps=1", "tracking.log_every=1", *overrides,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"({processes} processes" in done.stderr
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_micro_batches_equal_whole_ones(tiny_world: Path, tmp_path: Path):
+    launch(1, tiny_world, tmp_path / "one")
+    launch(2, tiny_world, tmp_path / "two")
+    launch(1, tiny_world, tmp_path / "split", "optim.micro_batch_size=2")
+    expected = losses(tmp_path / "one")
+    assert len(expected) == 4 and expected[-1] < expected[0]
+    reference = load_file(tmp_path / "one" / "model" / "model.safetensors")
+    for other in ("two", "split"):
+        assert losses(tmp_path / other) == pytest.approx(expected, rel=1e-5)
+        weights = load_file(tmp_path / other / "model" / "model.safetensors")
+        for name, value in reference.items():
+            torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=2e-4, msg=name)

@@ -1,0 +1,141 @@
+"""The engine on the embedded world: golden curve, overfit to exact captions, exact resume, stop before damage."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vivo.config import DecodeConfig, OptimConfig, load_config
+from vivo.data.examples import read_caption_examples, write_caption_examples
+from vivo.data.regions import RegionStore, RegionStoreWriter
+from vivo.data.types import CaptionExample
+from vivo.errors import UserError
+from vivo.prediction import caption_pictures, load_captioning_model
+from vivo.training.checkpoint import list_checkpoints
+from vivo.training.optim import learning_rate, total_steps
+from vivo.training.runs import finetune, pretrain
+from vivo.training.tracking import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).parent / "golden" / "world_loss.json"
+
+
+def config_for(world: Path, out: Path, stage: str, *overrides: str):
+    """The world's configuration on the tiny world, in fp32."""
+    file, regions, examples = {
+        "tags": ("world.yaml", "open_images", "tags.jsonl"), "captions": ("finetune/world.yaml", "coco", "captions.jsonl"),
+    }[stage]  # fmt: skip
+    return load_config(
+        ROOT / "configs" / file,
+        [f"out={out}", f"data.regions={world / 'regions' / regions}", f"data.examples={world / 'examples' / examples}",
+         "optim.precision=fp32", "tracking.log_every=1", *overrides],
+    )  # fmt: skip
+
+
+def losses(out: Path) -> list[float]:
+    return [record["loss"] for record in read_records(out / "metrics.jsonl")]
+
+
+@pytest.mark.slow
+def test_golden_loss_curve_of_the_world_configuration(tiny_world: Path, tmp_path: Path):
+    """The first 20 updates; write the file anew with a line in CHANGELOG.md when a change means to move it."""
+    pretrain(config_for(tiny_world, tmp_path, "tags", "optim.steps=20", "optim.warmup_steps=5", "optim.batch_size=32"))
+    found = losses(tmp_path)
+    assert found == pytest.approx(json.loads(GOLDEN.read_text()), rel=0.01), found
+
+
+@pytest.mark.slow
+def test_eight_scenes_are_overfitted_to_exact_captions(tiny_world: Path, tmp_path: Path):
+    chosen = list(read_caption_examples(tiny_world / "examples" / "captions.jsonl"))[:8]
+    single = [CaptionExample(e.image_id, e.file_name, e.captions[:1]) for e in chosen]
+    write_caption_examples(single, tmp_path / "eight.jsonl")
+    out = tmp_path / "run"
+    finetune(config_for(
+        tiny_world, out, "captions", f"data.examples={tmp_path / 'eight.jsonl'}", "init=minilm", "optim.steps=120",
+        "optim.lr=1e-3", "optim.batch_size=8", "data.captions_per_picture=1", "data.tag_dropout=0", "model.dropout=0",
+        "optim.warmup_steps=10",
+    ))  # fmt: skip
+    assert losses(out)[-1] < 0.05
+    store = RegionStore(tiny_world / "regions" / "coco")
+    tokenizer, model = load_captioning_model(out / "model", store)
+    ids = [e.image_id for e in single]
+    for beam in (1, 3):
+        captions = caption_pictures(model, tokenizer, store, ids, "detector", DecodeConfig(beam=beam, max_tokens=38))
+        assert [captions[i][0] for i in ids] == [e.captions[0] for e in single]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_exactly(tiny_world: Path, tmp_path: Path, monkeypatch):
+    """Stopped after update 5 of 8 (checkpoint at 3): the same weights, bit for bit, dropout on."""
+    settings = ("optim.steps=8", "optim.warmup_steps=2", "optim.batch_size=8", "tracking.save_every=3",
+                "model.dropout=0.1", "tracking.keep=5")  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pretrain(config_for(tiny_world, whole, "tags", *settings))
+
+    class Killed(BaseException):
+        pass
+
+    import vivo.training.loop as loop
+
+    real = loop.seed_step
+
+    def dies(seed: int, step: int, rank: int) -> None:
+        if step == 5:
+            raise Killed
+        real(seed, step, rank)
+
+    monkeypatch.setattr(loop, "seed_step", dies)
+    with pytest.raises(Killed):
+        pretrain(config_for(tiny_world, broken, "tags", *settings))
+    monkeypatch.setattr(loop, "seed_step", real)
+    assert [p.name for p in list_checkpoints(broken / "checkpoints")] == ["step_00000003"]
+    pretrain(config_for(tiny_world, broken, "tags", *settings))
+    one, two = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert losses(broken) == losses(whole)
+    assert not list(broken.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_not_a_number_stops_before_the_update(tiny_world: Path, tmp_path: Path, monkeypatch):
+    import vivo.training.runs as runs
+
+    real = runs.tag_set_loss
+
+    def broken(*arguments):
+        result = real(*arguments)
+        return result | {"loss": result["loss"] * float("nan")}
+
+    monkeypatch.setattr(runs, "tag_set_loss", broken)
+    with pytest.raises(UserError, match=r"step 0: loss nan.*stopped before the update. Pictures"):
+        pretrain(config_for(tiny_world, tmp_path, "tags", "optim.steps=2", "optim.warmup_steps=1", "optim.batch_size=4"))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_features_of_another_detector_are_refused(tiny_world: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    pretrain(config_for(tiny_world, out, "tags", "optim.steps=1", "optim.warmup_steps=0", "optim.batch_size=4"))
+    store = RegionStore(tiny_world / "regions" / "coco")
+    foreign = tmp_path / "foreign"
+    with RegionStoreWriter(foreign, dict(store.detector) | {"name": "another"}, store.feature_size) as writer:
+        for image_id in store.image_ids:
+            writer.write(image_id, store[image_id])
+    with pytest.raises(UserError, match="another"):
+        finetune(config_for(tiny_world, tmp_path / "fine", "captions", f"init={out / 'model'}",
+                            f"data.regions={foreign}", "optim.steps=1", "optim.warmup_steps=0"))  # fmt: skip
+
+
+def test_learning_rate_by_hand():
+    linear = OptimConfig(lr=1.0, schedule="linear", warmup_steps=4, steps=12)
+    assert [learning_rate(s, 12, linear) for s in (0, 3, 4, 8, 11)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.125])
+    cosine = OptimConfig(lr=1.0, schedule="cosine", warmup_steps=0, steps=10)
+    assert [learning_rate(s, 10, cosine) for s in (0, 5)] == pytest.approx([1.0, 0.5])
+    assert learning_rate(9, 10, OptimConfig(lr=0.3, schedule="constant", steps=10)) == 0.3
+
+
+def test_epochs_become_steps():
+    assert total_steps(OptimConfig(epochs=3, batch_size=64), 100) == 5
+    assert total_steps(OptimConfig(steps=7), 100) == 7
