@@ -12,21 +12,31 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see vivo/cli.py
+
+
+def system_program(names: tuple[str, ...], what: str, package: str, variable: str) -> str:
+    """Path of the first program found. Without one: skip, or fail where `variable` is set (as .ci/run does)."""
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        message = f"no {what} (Debian: apt-get install {package})"
+        if os.environ.get(variable, "") not in ("", "0"):
+            pytest.fail(f"{message}, and {variable} is set")
+        pytest.skip(message)
+    return path
 
 
 @pytest.fixture(scope="session")
 def java() -> str:
-    """Path of the Java runtime. Tests that ask for it are skipped without one, or fail in CI.
+    """Path of the Java runtime; .ci/run sets VIVO_REQUIRE_JAVA=1, so that a skip there cannot pass for a success."""
+    return system_program(("java",), "Java runtime", "default-jre-headless", "VIVO_REQUIRE_JAVA")
 
-    .ci/run sets VIVO_REQUIRE_JAVA=1, so that a skip there cannot pass for a success.
-    """
-    path = shutil.which("java")
-    if path is None:
-        message = "no Java runtime (Debian: apt-get install default-jre-headless)"
-        if os.environ.get("VIVO_REQUIRE_JAVA", "") not in ("", "0"):
-            pytest.fail(f"{message}, and VIVO_REQUIRE_JAVA is set")
-        pytest.skip(message)
-    return path
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; .ci/run sets VIVO_REQUIRE_CHROMIUM=1."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return system_program(names, "Chromium", "chromium", "VIVO_REQUIRE_CHROMIUM")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ import math
 import os
 import random
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -319,11 +318,8 @@ def test_write_is_whole_or_not_at_all(
         write(path / "report.html", [])
 
 
-def run_page(address: str, folder: Path) -> Page:
+def run_page(browser: str, address: str, folder: Path) -> Page:
     """The page at `address` after its script has run in a headless browser."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("chromium is not installed: the script of the report page was not run")
     # No process of the browser may call home, and none may share a profile with another test.
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=2000",
@@ -339,17 +335,17 @@ def visible(page: Page) -> list[str | None]:
     return [attrs["data-outcome"] for attrs in page.cards() if "hidden" not in attrs]
 
 
-def test_filters_from_the_address(tmp_path: Path, pictures: list[GalleryPicture]) -> None:
+def test_filters_from_the_address(chromium: str, tmp_path: Path, pictures: list[GalleryPicture]) -> None:
     """The content security policy is in force here, so this also shows that it lets the page's own script run."""
     path = tmp_path / "report.html"
     write(path, pictures)
-    page = run_page(f"{path.as_uri()}#domain=out&class=yak", tmp_path)
+    page = run_page(chromium, f"{path.as_uri()}#domain=out&class=yak", tmp_path)
     assert visible(page) == ["ours", "baseline"]
     assert "2 of 6 shown" in page.words()
     assert [attrs for tag, attrs in page.elements if attrs.get("id") == "filters" and "hidden" not in attrs]
 
 
-def test_filters_by_click(tmp_path: Path, pictures: list[GalleryPicture]) -> None:
+def test_filters_by_click(chromium: str, tmp_path: Path, pictures: list[GalleryPicture]) -> None:
     path = tmp_path / "report.html"
     source = write(path, pictures).source
     steps = """
@@ -370,7 +366,7 @@ def test_filters_by_click(tmp_path: Path, pictures: list[GalleryPicture]) -> Non
     # The test's own script needs the policy out of the way; the test above runs with it.
     source = re.sub(r"<meta http-equiv[^>]*>", "", source).replace("</body>", f"<script>{steps}</script></body>")
     path.write_text(source, encoding="utf-8")
-    page = run_page(path.as_uri(), tmp_path)
+    page = run_page(chromium, path.as_uri(), tmp_path)
     log = json.loads(next(data for tag, data in page.text if tag == "title"))
     assert log[:4] == [["ours", "ours", "baseline", *log[0][3:]], ["baseline"], log[2], ["ours"]]
     assert sorted(log[2]) == ["both", "neither"]

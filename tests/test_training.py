@@ -110,7 +110,9 @@ def test_not_a_number_stops_before_the_update(tiny_world: Path, tmp_path: Path, 
 
     monkeypatch.setattr(runs, "tag_set_loss", broken)
     with pytest.raises(UserError, match=r"step 0: loss nan.*stopped before the update. Pictures"):
-        pretrain(config_for(tiny_world, tmp_path, "tags", "optim.steps=2", "optim.warmup_steps=1", "optim.batch_size=4"))
+        pretrain(
+            config_for(tiny_world, tmp_path, "tags", "optim.steps=2", "optim.warmup_steps=1", "optim.batch_size=4")
+        )
     assert not (tmp_path / "model").exists()
 
 

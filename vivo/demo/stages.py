@@ -162,7 +162,7 @@ def _config(
             f"optim.steps={steps}",
             f"optim.warmup_steps={warmup}",
             f"tracking.save_every={max(1, steps // 4)}",
-            *([f"optim.batch_size={size.batch_size}"] if size.batch_size != 64 else []),
+            *([f"optim.batch_size={size.batch_size}"] if size.batch_size else []),
             *(override.format(examples=out / "examples") for override in overrides),
         ],
     )
