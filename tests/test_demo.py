@@ -98,7 +98,9 @@ def test_bad_input_is_one_clear_line(demo: Path, tmp_path: Path):
     cases = {
         "missing.png": vivo("caption", "missing.png", "--checkpoint", checkpoint, status=2),
         "half.jpg": vivo("caption", str(broken), "--checkpoint", checkpoint, status=2),
-        "empty.jsonl": run(*train, "init=minilm", f"data.regions={stores / 'coco'}", f"data.examples={empty}", status=2),
+        "empty.jsonl": run(
+            *train, "init=minilm", f"data.regions={stores / 'coco'}", f"data.examples={empty}", status=2
+        ),
         "optim.lr": run(*train, "optim.lrr=1e-4", status=2),
         "objective": run(sys.executable, "pretrain/train.py", "configs/finetune/world.yaml", status=2),
         "learned to caption": run(

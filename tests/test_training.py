@@ -25,7 +25,8 @@ GOLDEN = Path(__file__).parent / "golden" / "world_loss.json"
 def config_for(world: Path, out: Path, stage: str, *overrides: str):
     """The world's configuration on the tiny world, in fp32."""
     file, regions, examples = {
-        "tags": ("world.yaml", "open_images", "tags.jsonl"), "captions": ("finetune/world.yaml", "coco", "captions.jsonl"),
+        "tags": ("world.yaml", "open_images", "tags.jsonl"),
+        "captions": ("finetune/world.yaml", "coco", "captions.jsonl"),
     }[stage]  # fmt: skip
     return load_config(
         ROOT / "configs" / file,
