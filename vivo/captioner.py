@@ -28,6 +28,7 @@ from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import caption_batch, check_can_caption, limits_of
 from vivo.training.checkpoint import save_model
+from vivo.weights import load_model
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Captioner:
         if not (folder / "detector").is_dir():
             raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = VivoForCaptioning.from_pretrained(folder, local_files_only=True).to(device)
+        model = load_model(VivoForCaptioning, folder).to(device)
         check_can_caption(model, str(folder))
         detector = load_detector(str(folder / "detector"))
         found = fingerprint_of(detector.fingerprint())

@@ -23,7 +23,9 @@ from vivo.data.regions import RegionStore
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.search import Hypothesis, beam_search, greedy_search
 from vivo.errors import UserError
+from vivo.files import writable_folder
 from vivo.modeling import Context, TextState, VivoForCaptioning
+from vivo.weights import load_model
 
 
 class CachedStep:
@@ -99,9 +101,7 @@ def check_can_caption(model: VivoForCaptioning, where: str) -> None:
 
 def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, VivoForCaptioning]:
     """Tokenizer and model for the features of `store`; features of another detector are refused."""
-    if not (checkpoint / "config.json").is_file():
-        raise UserError(f"{checkpoint}: no config.json; give the folder of a trained model")
-    model = VivoForCaptioning.from_pretrained(checkpoint, local_files_only=True).eval()
+    model = load_model(VivoForCaptioning, checkpoint).eval()
     check_can_caption(model, str(checkpoint))
     store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
     return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -146,6 +146,7 @@ def predict_split(
     """Caption a split and write `out` with its header. Returns the captions by picture id."""
     store = RegionStore(regions)
     tokenizer, model = load_captioning_model(checkpoint, store)
+    writable_folder(out.parent)  # before the work, not behind it
     found = caption_pictures(model, tokenizer, store, image_ids, tags, decode, shown)
     header = {
         "decode": dataclasses.asdict(decode),

@@ -7,15 +7,36 @@ file lacks (a sentence encoder has no head) keeps its initial values and is repo
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from vivo.errors import UserError
-from vivo.modeling import VivoConfig, VivoForTagPretraining
+from vivo.modeling import VivoConfig, VivoForTagPretraining, VivoPreTrainedModel
 
 EMBEDDED_TEXT_MODEL = "minilm"
+Model = TypeVar("Model", bound=VivoPreTrainedModel)
+
+
+def load_model(kind: type[Model], folder: str | Path, **changes) -> Model:
+    """A trained model of ours from its folder, either stage's weights into either class; nothing is downloaded.
+
+    `changes` replace fields of its configuration. Transformers' progress bars are switched off: a
+    second of loading is no work to watch, and they would bury the one line of an error.
+    """
+    transformers_logging.disable_progress_bar()
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; give the folder of a trained model")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **changes)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: the model there cannot be loaded ({reason}); train or copy it again") from error
+
 
 # ours <- BERT's; a list is concatenated (query, key, value live in one matrix here)
 _EMBEDDINGS = {

@@ -14,6 +14,7 @@ from vivo.detectors.base import load_detector
 from vivo.files import atomic_folder
 from vivo.metrics.nocaps import SplitScorer
 from vivo.modeling import VivoForCaptioning
+from vivo.weights import load_model
 
 
 def run_demo(out: Path, size: str, seeds: int | None = None, ablations: bool = False) -> None:
@@ -61,7 +62,7 @@ def save_captioner(out: Path) -> None:
     """DIR/vivo: the first seed's VIVO model with tokenizer and detector, ready for `vivo caption`."""
     model = out / "rows" / "vivo" / "seed0" / "finetune" / "model"
     captioner = Captioner(
-        VivoForCaptioning.from_pretrained(model, local_files_only=True),
+        load_model(VivoForCaptioning, model),
         load_tokenizer(model),
         load_detector("embedded"),
     )

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from vivo.config import TrainConfig, to_yaml
 from vivo.data.collate import Batch, CaptionCollator, TagCollator
@@ -34,7 +33,7 @@ from vivo.training.optim import build_optimizer, describe_parameters, total_step
 from vivo.training.runtime import environment, make_accelerator, seed_start
 from vivo.training.tracking import Tracker
 from vivo.training.validation import CaptionValidation
-from vivo.weights import bert_config, bert_folder, load_bert
+from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
 Model = VivoForTagPretraining | VivoForCaptioning
@@ -92,7 +91,6 @@ def starting_model(
     2. "minilm" or the folder of a BERT: text weights; region projection (and a missing head) from the seed;
     3. "random": everything from the seed, with the tokenizer of "minilm".
     """
-    transformers_logging.disable_progress_bar()
     seed_start(config.seed)
     shape, dropout = (
         config.model,
@@ -106,7 +104,7 @@ def starting_model(
         raise UserError(f'init {config.init}: no config.json there; give a checkpoint folder, "minilm" or "random"')
     tokenizer = load_tokenizer(folder)
     if json.loads((folder / "config.json").read_text()).get("model_type") == VivoConfig.model_type:
-        model = model_class.from_pretrained(folder, local_files_only=True, training_stage=stage, **dropout)
+        model = load_model(model_class, folder, training_stage=stage, **dropout)
         store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
     else:
         ours = {

@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from vivo.errors import UserError
+
 
 def fast_bf16() -> bool:
     """Whether this machine multiplies bf16 matrices in hardware (GPU of 2020 or later, AVX-512 bf16)."""
@@ -21,7 +23,16 @@ def fast_bf16() -> bool:
 def make_accelerator(precision: str) -> Accelerator:
     """precision: "fp32" | "bf16" | "auto"."""
     bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+    # without a GPU accelerate joins the processes of a launcher only if told that the CPU is meant;
+    # else each trains alone and all write into one folder
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise UserError(
+            f"the launcher started {launched} processes, but accelerate joined {accelerator.num_processes}; "
+            "start it as the head of pretrain/train.py shows"
+        )
+    return accelerator
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
