@@ -31,7 +31,8 @@ def config_for(world: Path, out: Path, stage: str, *overrides: str):
     return load_config(
         ROOT / "configs" / file,
         [f"out={out}", f"data.regions={world / 'regions' / regions}", f"data.examples={world / 'examples' / examples}",
-         "optim.precision=fp32", "tracking.log_every=1", *overrides],
+         "optim.precision=fp32", "tracking.log_every=1", "tracking.validate_every=0", "data.validation_references=",
+         "data.validation_regions=", *overrides],
     )  # fmt: skip
 
 
@@ -129,6 +130,22 @@ def test_features_of_another_detector_are_refused(tiny_world: Path, tmp_path: Pa
     with pytest.raises(UserError, match="another"):
         finetune(config_for(tiny_world, tmp_path / "fine", "captions", f"init={out / 'model'}",
                             f"data.regions={foreign}", "optim.steps=1", "optim.warmup_steps=0"))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline_and_captions_in_the_record(tiny_world: Path, tmp_path: Path, capsys):
+    """W&B writes its run where the run lies; validation prints captions beside references."""
+    references = tiny_world / "world" / "coco" / "captions_val.json"
+    finetune(config_for(
+        tiny_world, tmp_path, "captions", "init=minilm", "optim.steps=2", "optim.warmup_steps=1", "optim.batch_size=4",
+        "tracking.wandb=offline", "tracking.validate_every=2", f"data.validation_references={references}",
+        f"data.validation_regions={tiny_world / 'regions' / 'coco'}",
+    ))  # fmt: skip
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
+    records = read_records(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in records] == [1, 2, 2]
+    assert 0 < records[-1]["validation_distinct"] <= 1 and records[-1]["validation_CIDEr"] >= 0
+    assert capsys.readouterr().out.count("reference: ") == 8
 
 
 def test_learning_rate_by_hand():

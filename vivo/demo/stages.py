@@ -159,6 +159,14 @@ def _config(
             f"seed={seed}",
             f"data.regions={out / 'regions' / regions}",
             f"data.examples={out / 'examples' / examples}",
+            *(
+                [
+                    f"data.validation_regions={out / 'regions' / 'coco'}",
+                    f"data.validation_references={out / 'world' / 'coco' / 'captions_val.json'}",
+                ]
+                if regions == "coco"
+                else []
+            ),
             f"optim.steps={steps}",
             f"optim.warmup_steps={warmup}",
             f"tracking.save_every={max(1, steps // 4)}",
