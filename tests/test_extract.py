@@ -57,7 +57,7 @@ class Quadrants:
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        raise NotImplementedError
+        raise AssertionError("extraction has no business saving its detector")
 
 
 def make_pictures(folder: Path, count: int) -> list[Path]:

@@ -312,14 +312,14 @@ class _VivoWithHead(VivoPreTrainedModel):
         """[..., D] -> [..., V] in the dtype of the computation; losses upcast to float32."""
         return self.head(hidden, self.vivo.embeddings.word.weight)
 
-    def freeze_vocabulary(self) -> None:
-        """Freeze word embeddings and output bias (tied, so input and output alike).
+    def freeze_vocabulary(self, embeddings: bool = True, output_bias: bool = True) -> None:
+        """Freeze word embeddings (tied, so input and output alike) and output bias, or one of them.
 
         Without it cross-entropy on captions pushes down every word that no caption contains, and
         the visual vocabulary is forgotten (the VinVL nocaps recipe freezes too).
         """
-        self.vivo.embeddings.word.weight.requires_grad_(False)
-        self.head.bias.requires_grad_(False)
+        self.vivo.embeddings.word.weight.requires_grad_(not embeddings)
+        self.head.bias.requires_grad_(not output_bias)
 
     def encode_context(self, batch: dict[str, Tensor]) -> Context:
         """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""

@@ -7,7 +7,6 @@ copied. A step costs two positions a beam: the last token, whose keys and values
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
 from vivo.data.datasets import choose_tags
 from vivo.data.predictions import write_predictions
+from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.search import Hypothesis, beam_search, greedy_search
@@ -152,7 +152,7 @@ def predict_split(
         "decode": dataclasses.asdict(decode),
         "tags": tags,
         "checkpoint": checkpoint.name,
-        "weights_sha256": file_sha256(checkpoint / "model.safetensors"),
+        "weights_sha256": sha256_of(checkpoint / "model.safetensors"),
         "region_fingerprint": store.fingerprint,
         "pictures": len(found),
         "control": "another picture's regions and tags" if shown else "",
@@ -161,12 +161,6 @@ def predict_split(
         out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
     )
     return {image_id: text for image_id, (text, _) in found.items()}
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def limits_of(model: VivoForCaptioning) -> Limits:

@@ -138,10 +138,7 @@ def starting_model(
             ids = store.image_ids[:: max(1, len(store) // STATISTICS_PICTURES)]
             sample = np.concatenate([store[i].features for i in ids]).astype(np.float32)
             model.vivo.regions.set_statistics(torch.from_numpy(sample))
-    if shape.freeze_embeddings:
-        model.vivo.embeddings.word.weight.requires_grad_(False)
-    if shape.freeze_head_bias:
-        model.head.bias.requires_grad_(False)
+    model.freeze_vocabulary(shape.freeze_embeddings, shape.freeze_head_bias)
     return tokenizer, model
 
 
