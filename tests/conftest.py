@@ -12,7 +12,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see vivo/cli.py
+import vivo  # noqa: F401 - it sets what PyTorch reads when it is loaded
 
 
 def system_program(names: tuple[str, ...], what: str, package: str, variable: str) -> str:

@@ -79,6 +79,36 @@ def test_masked_slots_groups_and_targets_belong_together(tokenizer):
     assert sorted(batch["group_slots"][batch["group_slots"] >= 0].tolist()) == list(range(6))
 
 
+def test_tags_asked_piece_by_piece(tokenizer):
+    """ "hot dog" and "dog": piece 0 of the first is one slot, to be exchanged with "dog"; piece 1 stands behind the
+    true "hot" and is exchanged with nothing; no piece after the one that is asked for is in the input."""
+    hot, dog, mask = *TagPieces(tokenizer)("hot dog"), tokenizer.mask_token_id
+    seen = set()
+    for epoch in range(20):
+        batch = tag_batch(tokenizer, [(epoch, "a", ["hot dog", "cat"], regions(1))], next_piece=1.0)
+        ids, matchable = batch["tag_ids"][0].tolist(), batch["matchable"].tolist()
+        targets = batch["target_ids"].tolist()
+        cat = TagPieces(tokenizer)("cat")[0]
+        if len(ids) == 2:
+            assert ids == [mask, mask] and sorted(targets) == sorted([hot, cat]) and matchable == [True]
+            assert batch["group_size"].tolist() == [2] and batch["tag_positions"].tolist() == [[12, 14]]
+        else:
+            assert ids in ([hot, mask, mask], [mask, hot, mask]) and sorted(targets) == sorted([dog, cat])
+            assert batch["group_size"].tolist() == [1, 1] and matchable == [False]
+        assert batch["tag_ids"].flatten()[batch["slot_index"]].tolist() == [mask, mask]
+        seen.add(len(ids))
+    assert seen == {2, 3}
+
+
+def test_pictures_with_something_to_match_are_counted(tokenizer):
+    examples = [
+        (0, "a", ["dog", "cat"], regions(1)),
+        (0, "b", ["dog", "hot dog"], regions(1)),
+        (0, "c", [], regions(1)),
+    ]
+    assert tag_batch(tokenizer, examples)["matchable"].tolist() == [True, False, False]
+
+
 def test_share_is_kept_and_order_differs_by_epoch_but_not_by_batch(tokenizer):
     tags = ["dog", "cat", "cow", "pig", "fox", "bee"]
     one = tag_batch(tokenizer, [(0, "a", tags, regions(1))], share_min=0.5, share_max=0.5)

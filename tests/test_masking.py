@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivo.masking import mask_caption, mask_tags, masked_share
+from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
 from vivo.randomness import epoch_permutation, example_generator
 
 
@@ -54,3 +54,26 @@ def test_generator_is_the_same_on_every_machine():
 def test_permutation_is_one():
     assert sorted(epoch_permutation(0, 1, 100).tolist()) == list(range(100))
     assert epoch_permutation(0, 1, 100).tolist() != epoch_permutation(0, 2, 100).tolist()
+
+
+@given(
+    lengths=st.lists(st.integers(1, 4), max_size=12),
+    probability=st.floats(0.0, 1.0),
+    seed=st.integers(0, 2**32),
+)
+def test_only_masked_tags_of_several_pieces_are_asked_piece_by_piece(lengths: list[int], probability: float, seed: int):
+    generator = np.random.default_rng(seed)
+    chosen = generator.random(len(lengths)) < 0.5
+    asked = next_pieces(chosen, lengths, probability, generator)
+    for length, masked, piece in zip(lengths, chosen, asked, strict=True):
+        assert -1 <= piece < length and (piece == -1 or (masked and length > 1))
+    if probability == 0:
+        assert (asked == -1).all()
+    if probability == 1:
+        assert (asked >= 0).tolist() == [bool(m) and n > 1 for m, n in zip(chosen, lengths, strict=True)]
+
+
+def test_pieces_are_asked_for_evenly():
+    asked = next_pieces(np.ones(6000, dtype=bool), [3] * 6000, 0.6, np.random.default_rng(0))
+    for piece, share in ((-1, 0.4), (0, 0.2), (1, 0.2), (2, 0.2)):
+        assert abs((asked == piece).mean() - share) < 0.02

@@ -7,17 +7,12 @@ that `vivo --help` does not wait for PyTorch. Training and evaluation are progra
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vivo import __version__
 from vivo.errors import UserError, exits_cleanly
-
-# Threads that wait for one another do not spin: on a machine that others use too, spinning made one
-# picture's detection take 1,000 ms instead of 13. Read by OpenMP when torch is loaded, so set before.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @exits_cleanly

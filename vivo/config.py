@@ -81,6 +81,9 @@ class MaskingConfig:
     share_max: float = between(1.0, 0.0, 1.0)
     # Mask no more tags than this; 0 = no limit, 1 = the "one mask" row of the paper's Table 6.
     at_most: int = at_least(0, 0)
+    # Share of the masked tags of several pieces that are asked for piece by piece, as captions are written;
+    # 0 = the paper, whole tags only.
+    next_piece: float = between(0.0, 0.0, 1.0)
     # Captions: "masked" hides a share of the tokens (the paper); "dense" asks for every token in one pass,
     # each from the true tokens to its left.
     caption: str = one_of("masked", "dense")

@@ -5,6 +5,8 @@ does not say whether a masked token is always [MASK] or sometimes kept or replac
 it is always [MASK], which is what the model meets at inference.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -36,6 +38,32 @@ def mask_tags(tags: int, share: float, at_most: int, generator: np.random.Genera
         count = min(count, at_most)
     chosen[generator.choice(tags, size=min(count, tags), replace=False)] = True
     return chosen
+
+
+def next_pieces(
+    chosen: np.ndarray, lengths: Sequence[int], probability: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Which masked tags are asked for as a caption asks for words, and for which of their pieces.
+
+    A caption is written piece by piece: "teddy", then "bear" after "teddy". A tag that is hidden whole
+    shows how long it is and teaches no piece after the one before it, so a captioner trained that way
+    writes hardly any word of several pieces. Asking for piece k after the true pieces before it, with the
+    later ones left out of the input, is that step.
+
+    Args:
+        chosen: bool [tags], the masked ones. lengths: pieces of each tag.
+        probability: that a masked tag of n >= 2 pieces is asked for this way, for a piece 0 .. n - 1
+            drawn evenly; 0 is the paper.
+
+    Returns:
+        int64 [tags]: the piece asked for, -1 for tags that are hidden whole or not masked.
+    """
+    asked = np.full(len(lengths), -1, dtype=np.int64)
+    if probability > 0:
+        for tag in np.flatnonzero(chosen):
+            if lengths[tag] > 1 and generator.random() < probability:
+                asked[tag] = generator.integers(lengths[tag])
+    return asked
 
 
 def mask_caption(tokens: int, probability: float, generator: np.random.Generator) -> np.ndarray:

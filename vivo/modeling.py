@@ -13,11 +13,13 @@ and `encode_text` (caption tokens, which also read the context's keys and values
     P cached text positions, D width, N heads, H = D / N, F region feature size, V word pieces
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 CAPTION_SEGMENT = 0
@@ -165,6 +167,14 @@ class RegionProjection(nn.Module):
         return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))
 
 
+def _attention_kernel(x: Tensor) -> AbstractContextManager[None]:
+    """PyTorch's choice, except in training on CPU: the fused kernel's backward takes 3-4 times as long there as
+    plain matrix products (64 x 12 heads x 27 places, bfloat16, two cores: 55 ms against 14 ms)."""
+    if x.device.type == "cpu" and torch.is_grad_enabled():
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
 class Layer(nn.Module):
     """One post-norm transformer layer; its queries may read keys and values that came before."""
 
@@ -194,9 +204,10 @@ class Layer(nn.Module):
         if before:
             k = torch.cat([keys for keys, _ in before] + [k], dim=2)
             v = torch.cat([values for _, values in before] + [v], dim=2)
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask[:, None], dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        with _attention_kernel(x):
+            attended = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask[:, None], dropout_p=self.attention_dropout if self.training else 0.0
+            )
         attended = attended.transpose(1, 2).reshape(batch, length, width)
         x = self.attention_norm(x + self.dropout(self.attention_output(attended)))
         inner = self.feed_forward_out(F.gelu(self.feed_forward_in(x)))

@@ -6,6 +6,7 @@ TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
     slot_index int64 [K]       masked tag tokens, as places in the flattened [B * T]
     target_ids int64 [K]       the piece that stood there
     group_slots int64 [G, M, N], group_size int64 [G]     see losses.tag_set_loss
+    matchable bool [B]         two or more masked tags of the picture can be exchanged
 
 CaptionBatch (fine-tuning): the same tag and region keys (no tag is masked), and
     text_ids, text_positions int64 [B, L]; text_mask bool [B, L, L]
@@ -26,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from vivo.attention_mask import text_attention_mask
 from vivo.data.text import TagPieces, encode_caption
 from vivo.data.types import Regions
-from vivo.masking import mask_caption, mask_tags, masked_share
+from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
 from vivo.randomness import example_generator
 
 Batch = dict[str, Tensor | list[str]]
@@ -107,37 +108,50 @@ class TagCollator(_Collator):
         share_min: float,
         share_max: float,
         at_most: int,
+        next_piece: float = 0.0,
     ):
         super().__init__(tokenizer, limits, seed)
         self.share_min, self.share_max, self.at_most = share_min, share_max, at_most
+        self.next_piece = next_piece
 
     def __call__(self, examples: Sequence[tuple[int, str, list[str], Regions]]) -> Batch:
-        tags, masked = [], []
+        tags, first = [], []
         for epoch, image_id, names, _ in examples:
             generator = example_generator(self.seed, epoch, image_id, "tags")
             kept = self.pieces.cut([names[i] for i in generator.permutation(len(names))], self.limits.max_tag_tokens)
-            tags.append(kept)
             share = masked_share(self.share_min, self.share_max, generator)
-            masked.append(mask_tags(len(kept), share, self.at_most, generator))
+            masked = mask_tags(len(kept), share, self.at_most, generator)
+            asked = next_pieces(masked, [len(pieces) for pieces in kept], self.next_piece, generator).tolist()
+            tags.append([pieces[: n + 1] if n >= 0 else pieces for pieces, n in zip(kept, asked, strict=True)])
+            first.append([max(n, 0) if m else None for n, m in zip(asked, masked, strict=True)])
         batch = self._context(tags, [regions for *_, regions in examples])
-        batch |= self._slots(tags, masked, batch["tag_ids"])
+        batch |= self._slots(tags, first, batch["tag_ids"])
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
         return batch
 
-    def _slots(self, tags: list[list[tuple[int, ...]]], masked: list[np.ndarray], tag_ids: Tensor) -> Batch:
-        """Put [MASK] into `tag_ids` (in place) and list slots, targets and groups."""
-        index, targets, groups = [], [], []
-        for row, (picture, chosen) in enumerate(zip(tags, masked, strict=True)):
+    def _slots(self, tags: list[list[tuple[int, ...]]], first: list[list[int | None]], tag_ids: Tensor) -> Batch:
+        """Put [MASK] into `tag_ids` (in place) and list slots, targets and groups.
+
+        Args:
+            first: the first masked piece of each tag, None for tags that are not masked.
+        """
+        index, targets, groups, matchable = [], [], [], []
+        for row, (picture, begins) in enumerate(zip(tags, first, strict=True)):
             by_length: dict[int, list[list[int]]] = {}
             place = row * tag_ids.shape[1]
-            for pieces, hidden in zip(picture, chosen, strict=True):
-                if hidden:
-                    slots = list(range(len(targets), len(targets) + len(pieces)))
-                    by_length.setdefault(len(pieces), []).append(slots)
-                    index.extend(range(place, place + len(pieces)))
-                    targets.extend(pieces)
+            for pieces, begin in zip(picture, begins, strict=True):
+                if begin is not None:
+                    hidden = pieces[begin:]
+                    slots = list(range(len(targets), len(targets) + len(hidden)))
+                    if begin > 0:  # the pieces before it say which tag it is: nothing to exchange
+                        groups.append([slots])
+                    else:
+                        by_length.setdefault(len(hidden), []).append(slots)
+                    index.extend(range(place + begin, place + len(pieces)))
+                    targets.extend(hidden)
                 place += len(pieces)
             groups.extend(by_length.values())
+            matchable.append(any(len(group) > 1 for group in by_length.values()))
         slot_index = torch.tensor(index, dtype=torch.int64)
         tag_ids.view(-1)[slot_index] = self.tokenizer.mask_token_id
         size = max((len(g) for g in groups), default=0)
@@ -150,6 +164,7 @@ class TagCollator(_Collator):
             "target_ids": torch.tensor(targets, dtype=torch.int64),
             "group_slots": group_slots,
             "group_size": torch.tensor([len(g) for g in groups], dtype=torch.int64),
+            "matchable": torch.tensor(matchable),
         }
 
 

@@ -48,7 +48,8 @@ def train(
     Args:
         model, optimizer: prepared by `accelerator`. batches: yields this process's micro-batches,
             `micro_batches` of them an update.
-        loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}.
+        loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}. The log has
+            each sum per token, or per picture where its name ends in "_pictures".
         validate: called with the unwrapped model every `tracking.validate_every` updates.
 
     Raises:
@@ -100,12 +101,12 @@ def train(
         record = None
         if tracking.log_every and done % tracking.log_every == 0 or done == steps:
             seconds = time.monotonic() - since
-            # every sum is reported per supervised token
-            record = {name: value / max(1.0, sums["count"]) for name, value in sums.items() if name != "count"}
+            tokens = max(1.0, sums.pop("count"))
+            record = {n: value / (pictures if n.endswith("_pictures") else tokens) for n, value in sums.items()}
             record |= {
                 "lr": optimizer.param_groups[0]["lr"],
                 "gradient_norm": float(norm),
-                "tokens_per_step": sums["count"] / (pictures / optim.batch_size),
+                "tokens_per_step": tokens / (pictures / optim.batch_size),
                 "pictures_per_second": pictures / seconds,
                 "pictures": float(done * optim.batch_size),
             }

@@ -48,13 +48,20 @@ def pretrain(config: TrainConfig) -> Path:
     tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
     masking = config.masking
     collator = TagCollator(
-        tokenizer, limits_of(model), config.seed, masking.share_min, masking.share_max, masking.at_most
+        tokenizer,
+        limits_of(model),
+        config.seed,
+        masking.share_min,
+        masking.share_max,
+        masking.at_most,
+        masking.next_piece,
     )
 
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return tag_set_loss(
+        losses = tag_set_loss(
             output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
         )
+        return losses | {"matchable_pictures": batch["matchable"].sum()}
 
     return _run(config, tokenizer, model, data, collator, loss)
 
