@@ -37,7 +37,7 @@ def test_help_is_there_at_once() -> None:
         done = vivo("--help")
         seconds.append(time.perf_counter() - start)
     assert done.returncode == 0
-    for verb in ("demo", "caption", "features", "config"):
+    for verb in ("demo", "world", "caption", "features", "config"):
         assert f"    {verb} " in done.stdout
     assert min(seconds) < 1.0
     code = "import sys, vivo.cli; print(sorted({'torch', 'numpy', 'omegaconf', 'pyarrow'} & set(sys.modules)))"
@@ -138,6 +138,21 @@ def store(tmp_path: Path) -> Path:
             features = np.full((count, 4), count, np.float16)
             writer.write(f"p{count}", Regions(boxes, features, ["dog"] * count, np.ones(count, np.float32), 8, 8))
     return path
+
+
+def test_world_of_any_size_with_combinations_held_out(tmp_path: Path) -> None:
+    pair = ("a photo", "dog")
+    assert refused("world", "--out", tmp_path / "w", "--hold-out", ",".join(pair)).startswith(
+        "error: held-out combination ('a photo', 'dog'): 'a photo' is no colour of the world"
+    )
+    assert not (tmp_path / "w").exists()
+    sizes = ("--open-images", 2, "--coco", 3, "--coco-val", 1, "--nocaps", 4)
+    done = vivo("world", "--out", tmp_path / "w", *sizes, "--hold-out", "red,dog", "--hold-out", "dog,left of,cat")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "w" / "world.json").read_text())
+    assert written["held_out_pairs"] == [["red", "dog"], ["dog", "left of", "cat"]]
+    pictures = {name: len(list((tmp_path / "w" / name / "images").iterdir())) for name in ("coco", "nocaps")}
+    assert pictures == {"coco": 4, "nocaps": 4}
 
 
 def test_features_inspect(store: Path) -> None:

@@ -17,19 +17,26 @@ from vivo.modeling import VivoForCaptioning
 from vivo.weights import load_model
 
 
-def run_demo(out: Path, size: str, seeds: int | None = None, ablations: bool = False) -> None:
+def run_demo(
+    out: Path,
+    size: str,
+    seeds: int | None = None,
+    ablations: bool = False,
+    held_out: tuple[tuple[str, ...], ...] = (),
+) -> None:
     """The whole demo in the folder `out`.
 
     Args:
         size: a key of vivo.demo.plan.SIZES.
         seeds: trainings of each model with seeds 0 .. seeds - 1; None is the size's default.
         ablations: all rows, whatever the size.
+        held_out: combinations that no training caption says, see vivo.world.plan.WorldConfig.
     """
     extent = SIZES[size]
     plan = plan_of(ablations or extent.all_rows)
-    stages.check_same_world(out, extent)
+    stages.check_same_world(out, extent, held_out)
     clock = stages.Clock(out / "seconds.json")
-    clock.run("world", lambda: stages.make_world(out, extent))
+    clock.run("world", lambda: stages.make_world(out, extent, held_out))
     clock.run("examples", lambda: stages.make_examples(out))
     clock.run("regions", lambda: stages.make_regions(out))
 

@@ -29,7 +29,9 @@ SIZES = {
         open_images=160, coco=64, coco_val=8, nocaps=48, pretrain_steps=6, finetune_steps=6, seeds=1, batch_size=16
     ),
     # ten minutes on two cores
-    "demo": Size(open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=1200, finetune_steps=150, seeds=1),
+    "demo": Size(
+        open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=1200, finetune_steps=150, seeds=1
+    ),
     # hours: three seeds, every row
     "full": Size(
         open_images=5000,

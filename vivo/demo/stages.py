@@ -49,7 +49,7 @@ class Clock:
         console.print(f"[bold]{name}[/bold] {self.seconds[name]:.0f} s", highlight=False)
 
 
-def make_world(out: Path, size: Size) -> None:
+def make_world(out: Path, size: Size, held_out: tuple[tuple[str, ...], ...] = ()) -> None:
     """Pictures, labels, captions, in the formats of the real data."""
     write_world(
         out / "world",
@@ -59,6 +59,7 @@ def make_world(out: Path, size: Size) -> None:
             coco=size.coco,
             coco_val=size.coco_val,
             nocaps=size.nocaps,
+            held_out_pairs=held_out,
         ),
     )
 
@@ -223,10 +224,15 @@ def _template_captions(out: Path, image_ids: Sequence[str], path: Path) -> dict[
     return captions
 
 
-def check_same_world(out: Path, size: Size) -> None:
-    """Refuse to go on in a folder that another size began."""
+def check_same_world(out: Path, size: Size, held_out: tuple[tuple[str, ...], ...] = ()) -> None:
+    """Refuse to go on in a folder that another size, or other held-out combinations, began."""
     path = out / "plan.json"
     wanted = {k: v for k, v in dataclasses.asdict(size).items() if k not in ("seeds", "all_rows")}
+    if held_out:
+        wanted["held_out"] = [list(pair) for pair in held_out]
     if path.is_file() and json.loads(path.read_text()) != wanted:
-        raise UserError(f"{out}: holds a demo of another size; choose another --out or remove that folder")
+        raise UserError(
+            f"{out}: holds a demo of another size or with other held-out combinations; choose another --out or "
+            "remove that folder"
+        )
     atomic_write_json(path, wanted)
