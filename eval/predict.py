@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # ids only: the captions of an evaluation split are never looked at here
     image_ids = [example.image_id for example in read_nocaps(config.references)]
     out = Path(config.out) / "predictions.json"
-    predict_split(Path(config.checkpoint), Path(config.regions), image_ids, config.tags, config.decode, out)
+    checkpoint, regions = Path(config.checkpoint), Path(config.regions)
+    predict_split(checkpoint, regions, image_ids, config.tags, config.decode, out, tag_file=config.tag_file)
     print(out)
 
 

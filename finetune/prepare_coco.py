@@ -1,6 +1,11 @@
-"""A COCO captions file into caption examples for fine-tuning.
+"""A caption file into caption examples for fine-tuning: COCO's layout or Karpathy's split files.
 
-python finetune/prepare_coco.py captions_train2017.json train.parquet
+    python finetune/prepare_coco.py captions_train2017.json train.parquet
+    python finetune/prepare_coco.py dataset_coco.json train.parquet --split train
+    python finetune/prepare_coco.py captions_train2014.json train.parquet --document-frequencies coco_frequencies.json
+
+Files that carry an official name are checked for their official counts: 118,287 pictures in train2017;
+113,287 / 5,000 / 5,000 in Karpathy's splits of COCO, whose train includes restval.
 """
 
 import argparse
@@ -8,21 +13,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from vivo.data.coco import read_captions
 from vivo.data.examples import write_caption_examples
+from vivo.data.karpathy import SPLITS, read_karpathy
+from vivo.data.types import CaptionExample
 from vivo.errors import UserError, exits_cleanly
+from vivo.files import writable_folder
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of the preparation; see `vivo.data.coco.read_captions`."""
+    """Command line of the preparation; see `vivo.data.coco.read_captions` and `vivo.data.karpathy.read_karpathy`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("captions", type=Path, help="captions JSON in COCO's layout")
+    parser.add_argument("captions", type=Path, help="captions JSON in COCO's or Karpathy's layout")
     parser.add_argument("out", type=Path, help="file to write, .parquet or .jsonl")
+    parser.add_argument("--split", choices=tuple(SPLITS), help="of a file in Karpathy's layout; train includes restval")
     parser.add_argument("--pictures", type=Path, help="folder of the pictures: check that every one is there")
+    parser.add_argument("--any-count", action="store_true", help="accept official files with other counts")
+    parser.add_argument(
+        "--document-frequencies",
+        type=Path,
+        metavar="JSON",
+        help="also count for CIDEr in how many pictures each n-gram is: for rewards, and scores of few pictures",
+    )
     arguments = parser.parse_args(argv)
 
-    examples = read_captions(arguments.captions)
+    if arguments.split is None:
+        examples = read_captions(arguments.captions, any_count=arguments.any_count)
+    else:
+        examples = read_karpathy(arguments.captions, arguments.split, arguments.any_count)
     if arguments.pictures is not None:
         missing = [example for example in examples if not (arguments.pictures / example.file_name).is_file()]
         if missing:
@@ -30,9 +52,28 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{arguments.pictures}: {len(missing)} of {len(examples)} pictures of {arguments.captions} are not"
                 f" there (first: {missing[0].file_name or missing[0].image_id}); is it the folder of this split?"
             )
+    if arguments.document_frequencies is not None:
+        writable_folder(arguments.document_frequencies.parent)
     pictures = write_caption_examples(examples, arguments.out)
     captions = sum(len(example.captions) for example in examples)
     print(f"{arguments.out}: {pictures} pictures with {captions} captions ({captions / pictures:.1f} a picture)")
+    if arguments.document_frequencies is not None:
+        _write_frequencies(examples, arguments.document_frequencies)
+
+
+def _write_frequencies(examples: Sequence[CaptionExample], path: Path) -> None:
+    """Count and save the document frequencies of the captions, with a bar on stderr."""
+    from vivo.metrics.document_frequencies import count_document_frequencies
+
+    columns = (TextColumn("document frequencies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=len(examples))
+        frequencies = count_document_frequencies(
+            (example.captions for example in examples), lambda done: bar.update(task, completed=done)
+        )
+    frequencies.save(path)
+    common = sum(count > 1 for count in frequencies.counts.values())
+    print(f"{path}: {common} n-grams that two or more of {frequencies.pictures} pictures have")
 
 
 if __name__ == "__main__":

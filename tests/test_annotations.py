@@ -1,7 +1,6 @@
 """Open Images, COCO, nocaps and prepared examples: what the readers make of tiny files, and how they complain."""
 
 import collections
-import importlib.util
 import json
 import os
 import pickle
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from vivo.data import coco, nocaps, open_images
+from vivo.data import class_hierarchy, coco, nocaps, open_images
 from vivo.data.examples import (
     read_caption_examples,
     read_tag_examples,
@@ -71,13 +70,6 @@ def put(tmp_path: Path) -> Callable[[str, object], Path]:
     return write
 
 
-def load_script(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # --- Open Images -----------------------------------------------------------------------------------------
 
 
@@ -108,27 +100,31 @@ def test_tags_are_verified_present_classes_once_each(put: Callable) -> None:
 
 
 def test_boxes_come_out_as_x1_y1_x2_y2(put: Callable) -> None:
-    assert list(open_images.read_boxes(put("boxes.csv", BOXES))) == [
-        open_images.Box("aa01", "/m/01", x1=0.1, y1=0.25, x2=0.9, y2=0.5, is_group=False, row=2),
-        open_images.Box("0002", "/m/02", x1=0.0, y1=0.0, x2=1.0, y2=1.0, is_group=True, row=3),
+    assert list(open_images.read_boxes(open_images.box_table(put("boxes.csv", BOXES)))) == [
+        open_images.Box("aa01", "/m/01", x1=0.1, y1=0.25, x2=0.9, y2=0.5, is_group=False),
+        open_images.Box("0002", "/m/02", x1=0.0, y1=0.0, x2=1.0, y2=1.0, is_group=True),
     ]
 
 
 def test_hierarchy_gives_parents_but_parts_are_no_kinds(put: Callable) -> None:
-    parents = open_images.read_hierarchy(put("hierarchy.json", HIERARCHY))
+    parents = class_hierarchy.read_hierarchy(put("hierarchy.json", HIERARCHY))
     assert parents == {
         "/m/root": [], "/m/04": ["/m/root", "/m/pet"], "/m/pet": ["/m/root"], "/m/01": ["/m/04", "/m/pet"],
         "/m/tail": [],
     }  # fmt: skip
-    assert open_images.ancestors("/m/01", parents) == {"/m/04", "/m/pet", "/m/root"}
-    assert open_images.ancestors("a", {"a": ["b"], "b": ["a"]}) == {"b"}
+    assert class_hierarchy.ancestors("/m/01", parents) == {"/m/04", "/m/pet", "/m/root"}
+    assert class_hierarchy.ancestors("a", {"a": ["b"], "b": ["a"]}) == {"b"}
 
 
 BAD_LABELS = {
     "unknown class id '/m/99'; .*classes.csv does not describe it": LABELS + "ff04,verification,/m/99,1\n",
     r"labels.csv, row 9: 3 columns, the header has 4; was the file truncated\?": LABELS + "ff04,verification,/m/0\n",
-    "row 9: Confidence '0.7' is neither 1 .*not the machine-generated": LABELS + "ff04,machine,/m/01,0.7\n",
-    "row 9: picture aa01 came up before .* sort the file by ImageID": LABELS + "aa01,verification,/m/02,1\n",
+    "row 9: Confidence '0.7' is neither 1 .* or say from which confidence machine-generated ones count": LABELS
+    + "ff04,machine,/m/01,0.7\n",
+    r"row 9: Confidence '1.2' is no number from 0 to 1; are the columns in order": LABELS
+    + "a,verification,/m/01,1.2\n",
+    "row 9: Confidence '/m/01' is no number": LABELS + "ff04,verification,1,/m/01\n",
+    "row 9: the ImageID is empty": LABELS + ",verification,/m/01,1\n",
     "row 1: no column ImageID, Confidence; the header must name": "image,Source,LabelName\nx,y,z\n",
     "labels.csv, row 1: no column": "",
     "labels.csv: no rows below the header": "ImageID,Source,LabelName,Confidence\n",
@@ -161,13 +157,13 @@ def test_other_bad_open_images_files(put: Callable, tmp_path: Path) -> None:
         list(tags(put("labels.csv", LABELS), put("classes.csv", DESCRIPTIONS), {"/m/77"}))
     swapped = "ImageID,LabelName,XMin,XMax,YMin,YMax\na,/m/01,0.1,0.2,0.9,0.3\n"
     with pytest.raises(UserError, match=r"row 2: XMin 0.1 XMax 0.2 YMin 0.9 YMax 0.3 .* XMin,XMax,YMin,YMax and norm"):
-        list(open_images.read_boxes(put("boxes.csv", swapped)))
+        list(open_images.read_boxes(open_images.box_table(put("boxes.csv", swapped))))
     with pytest.raises(UserError, match=r"row 2: a side of the box is not a number"):
-        list(open_images.read_boxes(put("boxes.csv", swapped.replace("0.9", "x"))))
+        list(open_images.read_boxes(open_images.box_table(put("boxes.csv", swapped.replace("0.9", "x")))))
     with pytest.raises(UserError, match=r"a node under /m/a has no LabelName"):
-        open_images.read_hierarchy(put("h.json", {"LabelName": "/m/a", "Subcategory": [{"Label": "/m/b"}]}))
+        class_hierarchy.read_hierarchy(put("h.json", {"LabelName": "/m/a", "Subcategory": [{"Label": "/m/b"}]}))
     with pytest.raises(UserError, match=r"h.json: not JSON"):
-        open_images.read_hierarchy(put("h.json", "{"))
+        class_hierarchy.read_hierarchy(put("h.json", "{"))
 
 
 # --- COCO and nocaps -------------------------------------------------------------------------------------
@@ -196,6 +192,10 @@ BAD_CAPTIONS = {
     r"annotations\[0\]: caption must be text, found None; is this a captions file\?": altered(
         annotations=[{"image_id": 7, "bbox": [0, 0, 1, 1]}]
     ),
+    r"annotations\[1\]: caption 5 is listed twice": altered(
+        annotations=[{"id": 5, "image_id": 7, "caption": "a"}, {"id": 5, "image_id": 42, "caption": "b"}]
+    ),
+    r"c.json: Karpathy's layout, .* choose one \(--split train\)": {"images": [{"cocoid": 1, "sentences": []}]},
     r"images\[1\]: picture 42 is listed twice": altered(images=[{"id": 42}, {"id": "0042"}]),
     r"images\[0\].id: must be a whole number or text, found True": altered(images=[{"id": True}]),
     r"images\[0\]: file_name must be text, found 3": altered(images=[{"id": 1, "file_name": 3}]),
@@ -203,8 +203,8 @@ BAD_CAPTIONS = {
     r"no list \"annotations\" \(keys found: images\)": {"images": [{"id": 1}]},
     r"images\[0\]: an object is wanted, found 3": altered(images=[3]),
     r"c.json: a list, expected": [{"image_id": 1, "caption": "a prediction"}],
-    r"c.json, line 1: not JSON .*; the file is empty, truncated": "",
-    r"c.json, line 2: not JSON": '{"images": [\n{"id": 4',
+    r"c.json, line 1: not JSON .* at column 1.; the file is empty, truncated": "",
+    r"c.json, line 2: not JSON .* at column 9": '{"images": [\n{"id": 4',
 }
 
 
@@ -266,10 +266,15 @@ def test_real_files() -> None:
     }  # fmt: skip
     assert {len(example.captions) for example in validation} == {10}
     names = open_images.read_class_descriptions(SHARED / "vocab" / "class-descriptions-boxable.csv")
-    parents = open_images.read_hierarchy(SHARED / "vocab" / "bbox_labels_600_hierarchy.json")
+    parents = class_hierarchy.read_hierarchy(SHARED / "vocab" / "bbox_labels_600_hierarchy.json")
     assert len(names) == 601 and parents.keys() - names.keys() == {"/m/0bl9f"}
     tortoise = next(mid for mid, name in names.items() if name == "Tortoise")
-    assert {names.get(mid) for mid in open_images.ancestors(tortoise, parents)} == {"Turtle", "Reptile", "Animal", None}
+    assert {names.get(mid) for mid in class_hierarchy.ancestors(tortoise, parents)} == {
+        "Turtle",
+        "Reptile",
+        "Animal",
+        None,
+    }
 
 
 # --- prepared examples -----------------------------------------------------------------------------------
@@ -379,36 +384,3 @@ def test_reading_writes_nothing_outside_the_temporary_folder(put: Callable, tmp_
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout == "[TagExample(image_id='1', tags=['a'])]\n" and run.stderr == ""
     assert list((tmp_path / "tmp").iterdir()) == [] and sorted(os.listdir(tmp_path)) == ["e.jsonl", "tmp"]
-
-
-# --- the programs ----------------------------------------------------------------------------------------
-
-
-def test_prepare_open_images(put: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = load_script("pretrain/prepare_open_images.py").main
-    command = [str(put("labels.csv", LABELS)), str(put("classes.csv", DESCRIPTIONS)), str(tmp_path / "tags.jsonl")]
-    assert main(command) == 0 and "2 pictures with 4 tags (2.0 a picture)" in capsys.readouterr().out
-    boxable = [*command[:2], str(tmp_path / "boxable.parquet"), "--classes", "boxable"]
-    assert main([*boxable, "--boxes", str(put("boxes.csv", BOXES))]) == 0
-    assert [example.tags for example in read_tag_examples(boxable[2])] == [["dog"], ["traffic light"]]
-    capsys.readouterr()
-    assert main(boxable) == 2 and main([*command, "--boxes", "x"]) == 2
-    put("labels.csv", LABELS + "ff04,verification,/m/99,1\n")
-    Path(command[2]).unlink()
-    assert main(command) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and "needs --boxes" in errors[0] and "labels.csv, row 9: unknown class id" in errors[2]
-    assert not (tmp_path / "tags.jsonl").exists()
-
-
-def test_prepare_coco(put: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = load_script("finetune/prepare_coco.py").main
-    captions, out = put("captions.json", CAPTIONS), tmp_path / "train.parquet"
-    assert main([str(captions), str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: 2 pictures with 3 captions (1.5 a picture)\n"
-    assert list(read_caption_examples(out)) == coco.read_captions(captions)
-    put("7.jpg", "")
-    assert main([str(captions), str(out), "--pictures", str(tmp_path)]) == 2
-    assert "1 of 2 pictures of" in capsys.readouterr().err
-    assert main([str(put("none.json", altered(annotations=[]))), str(tmp_path / "none.jsonl")]) == 2
-    assert not (tmp_path / "none.jsonl").exists()

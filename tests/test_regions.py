@@ -197,7 +197,7 @@ def killed_at(step: int, path: Path, ids: list[str]) -> bool:
                 return call
 
             os.replace, os.fsync, Path.unlink = counting(os.replace), counting(os.fsync), counting(Path.unlink)
-            region_writer._OpenShard.write = counting(region_writer._OpenShard.write)
+            region_writer.ShardFile.write = counting(region_writer.ShardFile.write)
             write(path, ids)
         finally:
             os._exit(0)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from vivo.config import DecodeConfig, OptimConfig, load_config
 from vivo.data.examples import read_caption_examples, write_caption_examples
 from vivo.data.regions import RegionStore, RegionStoreWriter
+from vivo.data.tag_source import TagSource
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.prediction import caption_pictures, load_captioning_model
@@ -64,7 +65,9 @@ def test_eight_scenes_are_overfitted_to_exact_captions(tiny_world: Path, tmp_pat
     tokenizer, model = load_captioning_model(out / "model", store)
     ids = [e.image_id for e in single]
     for beam in (1, 3):
-        captions = caption_pictures(model, tokenizer, store, ids, "detector", DecodeConfig(beam=beam, max_tokens=38))
+        captions = caption_pictures(
+            model, tokenizer, store, ids, TagSource("detector"), DecodeConfig(beam=beam, max_tokens=38)
+        )
         assert [captions[i][0] for i in ids] == [e.captions[0] for e in single]
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from vivo.config import DecodeConfig
-from vivo.data.collate import ContextCollator, detected_tags, to_device
+from vivo.data.collate import ContextCollator, Limits, detected_tags, to_device
 from vivo.data.regions import fingerprint_of
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.data.types import Regions
@@ -26,7 +26,8 @@ from vivo.detectors.base import Detector, load_detector
 from vivo.detectors.pictures import open_picture
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import caption_batch, check_can_caption, limits_of
+from vivo.prediction import caption_batch, check_can_caption
+from vivo.self_tagging import SelfTagger
 from vivo.training.checkpoint import save_model
 from vivo.weights import load_model
 
@@ -42,11 +43,17 @@ class Caption:
 
 
 class Captioner:
-    """Model + tokenizer + detector."""
+    """Model + tokenizer + detector, and the tagger of a model that was fine-tuned on tags it wrote itself."""
 
-    def __init__(self, model: VivoForCaptioning, tokenizer: PreTrainedTokenizerFast, detector: Detector):
-        self.model, self.tokenizer, self.detector = model.eval(), tokenizer, detector
-        self._collator = ContextCollator(tokenizer, limits_of(model), seed=0)
+    def __init__(
+        self,
+        model: VivoForCaptioning,
+        tokenizer: PreTrainedTokenizerFast,
+        detector: Detector,
+        tagger: SelfTagger | None = None,
+    ):
+        self.model, self.tokenizer, self.detector, self.tagger = model.eval(), tokenizer, detector, tagger
+        self._collator = ContextCollator(tokenizer, Limits.of(model.config))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> "Captioner":
@@ -66,7 +73,9 @@ class Captioner:
                 f"{folder}: the model knows features {model.config.region_fingerprint}, its detector/ makes {found}; "
                 "put back the detector it was trained with"
             )
-        return cls(model, load_tokenizer(folder), detector)
+        own = folder / "tagger"
+        tagger = SelfTagger.from_pretrained(own, device) if own.is_dir() else None
+        return cls(model, load_tokenizer(folder), detector, tagger)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Weights (safetensors), configuration, tokenizer, and the detector in `detector/`."""
@@ -74,6 +83,8 @@ class Captioner:
         folder.mkdir(parents=True, exist_ok=True)
         save_model(folder, self.model, self.tokenizer)
         self.detector.save_pretrained(folder / "detector")
+        if self.tagger is not None:
+            self.tagger.save_pretrained(folder / "tagger")
 
     def __call__(self, picture: str | Path | Image.Image, beam: int = 1, max_tokens: int = 20) -> list[Caption]:
         """Captions of one picture, best first: one greedily (`beam` = 1), else as many as the beam is wide."""
@@ -85,7 +96,10 @@ class Captioner:
         """Captions of each picture of one batch."""
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
         regions = self.detector.detect(images)
-        tags = [detected_tags(r) for r in regions]
+        if self.tagger is None:
+            tags = [detected_tags(r) for r in regions]
+        else:
+            tags = [[name for name, _ in found] for found in self.tagger.tags(regions)]
         examples = [(str(i), [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
         batch = to_device(self._collator(examples), self.model.device)
         found = caption_batch(self.model, batch, DecodeConfig(beam=beam, max_tokens=max_tokens))

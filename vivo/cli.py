@@ -1,4 +1,4 @@
-"""The `vivo` command: `vivo demo`, `vivo caption`, `vivo features`, `vivo config`.
+"""The `vivo` command: `vivo demo`, `vivo world`, `vivo caption`, `vivo features`, `data`, `config`.
 
 Thin: it reads arguments, calls the library and prints. Libraries are imported inside the verbs, so
 that `vivo --help` does not wait for PyTorch. Training and evaluation are programs of their own
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vivo import __version__
+from vivo.data.own_arguments import add_source_arguments
 from vivo.errors import UserError, exits_cleanly
 
 
@@ -29,7 +30,19 @@ def demo(arguments: argparse.Namespace) -> None:
     out = writable_folder(arguments.out)  # before the seconds that the next import takes
     from vivo.demo.pipeline import run_demo
 
-    run_demo(out, arguments.size, arguments.seeds, arguments.ablations)
+    run_demo(out, arguments.size, arguments.seeds, arguments.ablations, tuple(arguments.hold_out))
+
+
+def world(arguments: argparse.Namespace) -> None:
+    """`vivo world`: the embedded data set alone, of any size."""
+    from vivo.files import writable_folder
+    from vivo.world.write import WorldConfig, write_world
+
+    sizes = {name: getattr(arguments, name) for name in ("open_images", "coco", "coco_val", "nocaps")}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    settings = WorldConfig(seed=arguments.seed, held_out_pairs=tuple(arguments.hold_out), **given)
+    settings.validate()
+    write_world(writable_folder(arguments.out), settings)
 
 
 def caption(arguments: argparse.Namespace) -> None:
@@ -81,6 +94,59 @@ def features_verify(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def features_merge(arguments: argparse.Namespace) -> None:
+    """`vivo features merge`: one store out of several of the same detector."""
+    from vivo.data.region_tools import merge_stores
+
+    pictures, copied = merge_stores(arguments.stores, arguments.out, arguments.duplicates)
+    print(f"{arguments.out}: {pictures} pictures, {copied} of them copied now")
+
+
+def features_subset(arguments: argparse.Namespace) -> None:
+    """`vivo features subset`: the pictures of a list as a store of their own."""
+    from vivo.data.region_tools import read_id_list, subset_store
+
+    ids = read_id_list(arguments.ids)
+    pictures, copied = subset_store(arguments.store, arguments.out, ids, arguments.missing)
+    left_out = f", {len(ids) - pictures} are not in {arguments.store}" if len(ids) > pictures else ""
+    print(f"{arguments.out}: {pictures} pictures, {copied} of them copied now{left_out}")
+
+
+def data_check(arguments: argparse.Namespace) -> int:
+    """`vivo data check`: what is in a source and what the model will see; exit status 1 if something is broken."""
+    from rich.console import Console
+
+    from vivo.config import TrainConfig, load_config
+    from vivo.data.check import check_data
+    from vivo.data.check_view import print_examples, print_report
+    from vivo.data.collate import CaptionCollator, Limits, TagCollator
+    from vivo.data.own_arguments import read_source
+    from vivo.data.text import load_tokenizer
+    from vivo.detectors.pictures import open_picture
+    from vivo.files import atomic_write_text
+    from vivo.weights import bert_folder
+
+    config = load_config(arguments.config, []) if arguments.config else TrainConfig()
+    model, masking = config.model, config.masking
+    limits = Limits(model.max_regions, model.max_tag_tokens, model.max_caption_tokens, model.max_caption_tokens)
+    data = read_source(arguments)
+    tokenizer = load_tokenizer(bert_folder(arguments.tokenizer))
+    report = check_data(data, tokenizer, limits, None if arguments.no_pictures else open_picture)
+    console = Console()
+    tag_masks = (masking.share_min, masking.share_max, masking.at_most, masking.next_piece)
+    tags = TagCollator(tokenizer, limits, config.seed, *tag_masks)
+    captions = CaptionCollator(
+        tokenizer, limits, config.seed, masking.caption, masking.caption_probability, 1, config.data.tag_dropout
+    )
+    print_examples(data.pictures, tokenizer, tags, captions, console)
+    console.print()
+    print_report(report, arguments.source, console)
+    if arguments.problems is not None:
+        atomic_write_text(arguments.problems, "".join(f"{line}\n" for line in report.problems))
+    print(f"problems: {len(report.problems):,}" if report.problems else "no problem found")
+    return 1 if report.problems else 0
+
+
 def config(arguments: argparse.Namespace) -> None:
     """`vivo config`: every field of a configuration after bases and overrides, as YAML."""
     from vivo.config import load_config, load_eval_config, to_yaml
@@ -102,7 +168,23 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--size", choices=("tiny", "demo", "full"), default="demo", help="default: demo, 10 minutes")
     verb.add_argument("--seeds", type=_positive, metavar="N", help="default: 1, or 3 with --size full")
     verb.add_argument("--ablations", action="store_true", help="also the paper's ablations (always with --size full)")
+    _add_hold_out(verb)
     verb.set_defaults(run=demo)
+
+    verb = verbs.add_parser(
+        "world", help="only the embedded data: pictures, tags, captions in the formats of real data"
+    )
+    verb.add_argument("--out", type=Path, required=True, help="folder for it")
+    verb.add_argument("--seed", type=int, default=0, help="same seed and sizes, same bytes; default: 0")
+    for name, text in (
+        ("open-images", "with tags and boxes, for pre-training"),
+        ("coco", "with captions, for fine-tuning"),
+        ("coco-val", "with captions, for validation"),
+        ("nocaps", "for evaluation, with ten references each"),
+    ):
+        verb.add_argument(f"--{name}", type=_positive, metavar="N", help=f"pictures {text}")
+    _add_hold_out(verb)
+    verb.set_defaults(run=world)
 
     verb = verbs.add_parser("caption", help="captions for pictures of your own")
     verb.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
@@ -111,8 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=caption)
 
-    verb = verbs.add_parser("features", help="look into a store of region features")
-    kinds = verb.add_subparsers(required=True, metavar="inspect|verify")
+    verb = verbs.add_parser("features", help="look into stores of region features, join and cut them")
+    kinds = verb.add_subparsers(required=True, metavar="inspect|verify|merge|subset")
     for name, run, text in (
         ("inspect", features_inspect, "what it holds and which detector made it"),
         ("verify", features_verify, "read everything and list what is wrong"),
@@ -120,6 +202,37 @@ def _parser() -> argparse.ArgumentParser:
         kind = kinds.add_parser(name, help=text)
         kind.add_argument("store", type=Path, metavar="STORE")
         kind.set_defaults(run=run)
+    kind = kinds.add_parser("merge", help="one store out of several of the same detector")
+    kind.add_argument("stores", nargs="+", type=Path, metavar="STORE")
+    kind.add_argument("--out", type=Path, required=True, metavar="STORE", help="the new store")
+    kind.add_argument(
+        "--duplicates",
+        choices=("refuse", "first"),
+        default="refuse",
+        help="a picture in two stores: an error (default), or the first store's",
+    )
+    kind.set_defaults(run=features_merge)
+    kind = kinds.add_parser("subset", help="the pictures of a list as a store of their own")
+    kind.add_argument("store", type=Path, metavar="STORE")
+    kind.add_argument("--ids", type=Path, required=True, metavar="FILE", help="text file, one picture id a line")
+    kind.add_argument("--out", type=Path, required=True, metavar="STORE", help="the new store")
+    kind.add_argument(
+        "--missing",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="an id that the store lacks: an error (default), or left out",
+    )
+    kind.set_defaults(run=features_subset)
+
+    verb = verbs.add_parser("data", help="look into pictures, captions and tags of your own")
+    kinds = verb.add_subparsers(required=True, metavar="check")
+    kind = kinds.add_parser("check", help="counts, lengths, what is wrong, and examples as the model sees them")
+    add_source_arguments(kind)
+    kind.add_argument("--config", type=Path, help="training configuration: its limits and masks; default: the defaults")
+    kind.add_argument("--tokenizer", default="minilm", metavar="DIR", help="checkpoint or BERT folder; default: minilm")
+    kind.add_argument("--no-pictures", action="store_true", help="do not open the picture files")
+    kind.add_argument("--problems", type=Path, metavar="FILE", help="also write all problems to a file, one a line")
+    kind.set_defaults(run=data_check)
 
     verb = verbs.add_parser("config", help="print a configuration with all bases and overrides resolved")
     verb.add_argument("config", type=Path, metavar="CONFIG")
@@ -127,6 +240,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--eval", action="store_true", help="an evaluation (configs/eval/), not a training run")
     verb.set_defaults(run=config)
     return parser
+
+
+def _add_hold_out(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--hold-out",
+        type=lambda text: tuple(part.strip() for part in text.split(",")),
+        action="append",
+        default=[],
+        metavar="A,B[,C]",
+        help='keep a combination out of all training captions: "red,car" or "dog,left of,cat"; may be repeated',
+    )
 
 
 def _positive(text: str) -> int:

@@ -59,8 +59,13 @@ class DataConfig:
     # RegionStore and references of the pictures that are captioned (or tagged) during training; "" = none.
     validation_regions: str = ""
     validation_references: str = ""
-    # The tags that the model sees: image-level labels, the detector's class names, both, or none at all.
-    tags: str = one_of("labels", "detector", "both", "none")
+    # The tags that the model sees: image-level labels, the detector's class names, both, none at all, those of
+    # a tag file, or (fine-tuning) what the pre-trained model writes itself.
+    tags: str = one_of("labels", "detector", "both", "none", "file", "self")
+    # For tags: file, lines {"image_id", "tags"} for all pictures, those of validation too.
+    tag_file: str = ""
+    # For tags: self, the model folder of pretrain/train.py; "" = `init`.
+    tagger: str = ""
     # Share of a picture's tags (fine-tuning) and of its regions left out at random in training.
     tag_dropout: float = between(0.0, 0.0, 1.0)
     region_dropout: float = between(0.0, 0.0, 1.0)
@@ -188,8 +193,11 @@ class EvalConfig:
     regions: str = ""
     # Their reference captions: a COCO or nocaps file.
     references: str = ""
-    # The tags that the model sees; nocaps pictures have no image-level labels that may be used.
-    tags: str = one_of("detector", "none")
+    # The tags that the model sees; nocaps pictures have no image-level labels that may be used. "self": written
+    # by the pre-trained model that lies in the checkpoint's tagger/.
+    tags: str = one_of("detector", "none", "file", "self")
+    # For tags: file, lines {"image_id", "tags"} for all pictures.
+    tag_file: str = ""
     # Folder for predictions.json and scores.json.
     out: str = "runs/eval"
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -234,6 +242,8 @@ def validate(config: TrainConfig | EvalConfig) -> None:
         for name in ("checkpoint", "regions", "references"):
             if not getattr(config, name):
                 raise UserError(f"{name}: is needed")
+        if config.tags == "file" and not config.tag_file:
+            raise UserError("tag_file: is needed with tags: file")
 
 
 def _validate_training(config: TrainConfig) -> None:
@@ -244,6 +254,8 @@ def _validate_training(config: TrainConfig) -> None:
     for name in ("regions", "examples"):
         if not getattr(data, name):
             raise UserError(f"data.{name}: is needed")
+    if data.tags == "file" and not data.tag_file:
+        raise UserError("data.tag_file: is needed with data.tags: file")
     if (optim.steps > 0) == (optim.epochs > 0):
         raise UserError(f"optim.steps, optim.epochs: exactly one must be above 0, not {optim.steps} and {optim.epochs}")
     if optim.lr == 0:
@@ -261,6 +273,8 @@ def _validate_training(config: TrainConfig) -> None:
     if config.objective == "tags":
         if data.tags == "none":
             raise UserError('data.tags: objective "tags" learns tags and cannot do without any')
+        if data.tags == "self":
+            raise UserError('data.tags: "self" needs a pre-trained model; it is for objective "captions"')
         for name, neutral in (("tag_dropout", 0.0), ("captions_per_picture", 1)):
             if getattr(data, name) != neutral:
                 raise UserError(f'data.{name}: is for objective "captions"; leave it out of pre-training')

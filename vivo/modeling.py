@@ -223,9 +223,12 @@ class MaskedTokenHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """[..., D], [V, D] -> logits [..., V]."""
-        return F.linear(self.norm(F.gelu(self.dense(hidden))), word_embeddings, self.bias)
+    def forward(self, hidden: Tensor, word_embeddings: Tensor, pieces: Tensor | None = None) -> Tensor:
+        """[..., D], [V, D] -> logits [..., V], or [..., P] of `pieces`."""
+        bias = self.bias
+        if pieces is not None:
+            word_embeddings, bias = word_embeddings[pieces], bias[pieces]
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), word_embeddings, bias)
 
 
 class VivoPreTrainedModel(PreTrainedModel):
@@ -319,9 +322,13 @@ class _VivoWithHead(VivoPreTrainedModel):
         self.head = MaskedTokenHead(config)
         self.post_init()
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V] in the dtype of the computation; losses upcast to float32."""
-        return self.head(hidden, self.vivo.embeddings.word.weight)
+    def logits(self, hidden: Tensor, pieces: Tensor | None = None) -> Tensor:
+        """[..., D] -> [..., V] in the dtype of the computation; losses upcast to float32.
+
+        Args:
+            pieces: int [P], compute the logits of these word pieces only -> [..., P].
+        """
+        return self.head(hidden, self.vivo.embeddings.word.weight, pieces)
 
     def freeze_vocabulary(self, embeddings: bool = True, output_bias: bool = True) -> None:
         """Freeze word embeddings (tied, so input and output alike) and output bias, or one of them.

@@ -16,15 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
-from vivo.data.datasets import choose_tags
 from vivo.data.predictions import write_predictions
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
+from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.search import Hypothesis, beam_search, greedy_search
 from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.modeling import Context, TextState, VivoForCaptioning
+from vivo.self_tagging import open_tag_source
 from vivo.weights import load_model
 
 
@@ -112,22 +113,23 @@ def caption_pictures(
     tokenizer: PreTrainedTokenizerFast,
     store: RegionStore,
     image_ids: Sequence[str],
-    tags: str,
+    tags: TagSource,
     decode: DecodeConfig,
     shown: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[str, float]]:
     """Caption and score of each picture, by id.
 
     Args:
-        tags: "detector" or "none".
+        tags: never of kind "labels": pictures to caption have none.
         shown: for a control, the picture whose regions and tags the model gets instead of its own.
     """
-    collator = ContextCollator(tokenizer, limits_of(model), seed=0)
+    collator = ContextCollator(tokenizer, Limits.of(model.config))
     results: dict[str, tuple[str, float]] = {}
     for first in range(0, len(image_ids), decode.batch_size):
         ids = image_ids[first : first + decode.batch_size]
-        regions = [store[shown[i] if shown else i] for i in ids]
-        batch = collator([(i, choose_tags(tags, [], r), r) for i, r in zip(ids, regions, strict=True)])
+        sources = [shown[i] if shown else i for i in ids]
+        regions = [store[i] for i in sources]
+        batch = collator([(i, tags(i, [], r), r) for i, r in zip(sources, regions, strict=True)])
         found = caption_batch(model, to_device(batch, model.device), decode)
         for image_id, hypotheses in zip(ids, found, strict=True):
             results[image_id] = (decode_caption(tokenizer, hypotheses[0].tokens), hypotheses[0].score)
@@ -142,12 +144,18 @@ def predict_split(
     decode: DecodeConfig,
     out: Path,
     shown: Mapping[str, str] | None = None,
+    tag_file: str = "",
 ) -> dict[str, str]:
-    """Caption a split and write `out` with its header. Returns the captions by picture id."""
+    """Caption a split and write `out` with its header. Returns the captions by picture id.
+
+    Args:
+        tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
+    """
     store = RegionStore(regions)
     tokenizer, model = load_captioning_model(checkpoint, store)
     writable_folder(out.parent)  # before the work, not behind it
-    found = caption_pictures(model, tokenizer, store, image_ids, tags, decode, shown)
+    source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger")
+    found = caption_pictures(model, tokenizer, store, image_ids, source, decode, shown)
     header = {
         "decode": dataclasses.asdict(decode),
         "tags": tags,
@@ -161,9 +169,3 @@ def predict_split(
         out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
     )
     return {image_id: text for image_id, (text, _) in found.items()}
-
-
-def limits_of(model: VivoForCaptioning) -> Limits:
-    """The collator's limits, as the model's configuration has them."""
-    config = model.config
-    return Limits(config.max_regions, config.max_tag_tokens, config.max_caption_tokens, config.tag_position_offset)

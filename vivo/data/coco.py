@@ -1,4 +1,8 @@
-"""COCO caption files: {"images": [{"id", "file_name", ...}], "annotations": [{"image_id", "id", "caption"}]}."""
+"""COCO caption files: {"images": [{"id", "file_name", ...}], "annotations": [{"image_id", "id", "caption"}]}.
+
+Files that carry the name of an official one must hold what it holds (`OFFICIAL_COUNTS`): half a data set trains
+without complaint, and its score is compared with the wrong ones.
+"""
 
 import json
 from pathlib import Path
@@ -7,8 +11,16 @@ from typing import Any
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 
+# Pictures and captions of the official files.
+OFFICIAL_COUNTS = {
+    "captions_train2014.json": (82_783, 414_113),
+    "captions_val2014.json": (40_504, 202_654),
+    "captions_train2017.json": (118_287, 591_753),
+    "captions_val2017.json": (5_000, 25_014),
+}
 
-def read_captions(path: str | Path, require_captions: bool = True) -> list[CaptionExample]:
+
+def read_captions(path: str | Path, require_captions: bool = True, any_count: bool = False) -> list[CaptionExample]:
     """All pictures of a COCO caption file in the order of its "images".
 
     Captions lose line breaks and repeated spaces (metrics read one caption a line). Picture ids become
@@ -17,28 +29,45 @@ def read_captions(path: str | Path, require_captions: bool = True) -> list[Capti
     Args:
         path: the JSON file.
         require_captions: False for files that list pictures to be captioned ("annotations" may be missing).
+        any_count: accept a file with an official name and another number of pictures or captions.
 
     Raises:
-        UserError: naming file and entry: see `read_caption_file`.
+        UserError: naming file and entry: see `read_caption_file`; expected and found numbers of an official file.
     """
-    return [
+    examples = [
         CaptionExample(image_id, image.get("file_name", ""), captions)
         for image_id, image, captions in read_caption_file(path, require_captions)
     ]
+    if not any_count and Path(path).name in OFFICIAL_COUNTS:
+        pictures, captions = OFFICIAL_COUNTS[Path(path).name]
+        check_count(path, "pictures", pictures, len(examples))
+        check_count(path, "captions", captions, sum(len(example.captions) for example in examples))
+    return examples
+
+
+def check_count(where: str | Path, what: str, expected: int, found: int, hint: str = "") -> None:
+    """Raise `UserError` unless an official file holds as many as it is published with."""
+    if found != expected:
+        raise UserError(
+            f"{where}: expected {expected:,} {what}, found {found:,}{hint and f' ({hint})'}; get the official file"
+            " again, or, if it is a part on purpose, rename it (prepare_coco also has --any-count)"
+        )
 
 
 def read_caption_file(path: str | Path, require_captions: bool = True) -> list[tuple[str, dict[str, Any], list[str]]]:
     """(id, entry of "images", clean captions) of every picture; shared by COCO and nocaps.
 
     Raises:
-        UserError: naming file and entry: not JSON, a key missing or mistyped, an id twice, a caption of a
-            picture that is not in "images", a blank caption, no pictures; with `require_captions` also no
+        UserError: naming file and entry: not JSON, a key missing or mistyped, a picture's or caption's id twice, a
+            caption of a picture that is not in "images", a blank caption, no pictures; with `require_captions` also no
             captions at all, or a picture without any.
     """
     content = read_json(Path(path))
     if not isinstance(content, dict):
         raise UserError(f'{path}: a {type(content).__name__}, expected {{"images": [...], "annotations": [...]}}')
-    images = _entries(path, content, "images")
+    images = entries_of(path, content, "images")
+    if images and "sentences" in images[0]:
+        raise UserError(f"{path}: Karpathy's layout, with several splits in one file; choose one (--split train)")
     pictures: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for number, image in enumerate(images):
         image_id = picture_id(image.get("id"), f"{path}, images[{number}].id")
@@ -52,9 +81,15 @@ def read_caption_file(path: str | Path, require_captions: bool = True) -> list[t
 
     if "annotations" not in content and not require_captions:
         content = {**content, "annotations": []}
-    annotations = _entries(path, content, "annotations")
+    annotations = entries_of(path, content, "annotations")
+    caption_ids: set[object] = set()
     for number, annotation in enumerate(annotations):
         where = f"{path}, annotations[{number}]"
+        caption_id = annotation.get("id")
+        if isinstance(caption_id, int | str):
+            if caption_id in caption_ids:
+                raise UserError(f"{where}: caption {caption_id!r} is listed twice; keep one, or give each its own id")
+            caption_ids.add(caption_id)
         image_id = picture_id(annotation.get("image_id"), f"{where}.image_id")
         if image_id not in pictures:
             raise UserError(
@@ -64,7 +99,7 @@ def read_caption_file(path: str | Path, require_captions: bool = True) -> list[t
         caption = annotation.get("caption")
         if not isinstance(caption, str):
             raise UserError(f"{where}: caption must be text, found {caption!r}; is this a captions file?")
-        clean = " ".join(caption.split())
+        clean = join_lines(caption)
         if not clean:
             raise UserError(f"{where}: the caption of picture {image_id} is blank; remove or write it")
         pictures[image_id][1].append(clean)
@@ -75,6 +110,11 @@ def read_caption_file(path: str | Path, require_captions: bool = True) -> list[t
             if not captions:
                 raise UserError(f"{path}: picture {image_id} has no caption; remove it or add one")
     return [(image_id, image, captions) for image_id, (image, captions) in pictures.items()]
+
+
+def join_lines(caption: str) -> str:
+    """A caption on one line with single spaces: metrics and files read one caption a line."""
+    return " ".join(caption.split())
 
 
 def picture_id(value: object, where: str) -> str:
@@ -104,7 +144,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}); the file is empty, truncated or of another kind"
+            f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}); the file is empty, truncated"
+            " or of another kind"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it unpacked?") from error
@@ -112,7 +153,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def _entries(path: str | Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def entries_of(path: str | Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The list of objects under `key`; `UserError` if it is none."""
     entries = content.get(key)
     if not isinstance(entries, list):
         raise UserError(f'{path}: no list "{key}" (keys found: {", ".join(content) or "none"}); is it a COCO file?')

@@ -28,6 +28,7 @@ from vivo.attention_mask import text_attention_mask
 from vivo.data.text import TagPieces, encode_caption
 from vivo.data.types import Regions
 from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
+from vivo.modeling import VivoConfig
 from vivo.randomness import example_generator
 
 Batch = dict[str, Tensor | list[str]]
@@ -41,6 +42,11 @@ class Limits:
     max_tag_tokens: int
     max_caption_tokens: int
     tag_position_offset: int
+
+    @classmethod
+    def of(cls, config: VivoConfig) -> "Limits":
+        """Those of a model."""
+        return cls(config.max_regions, config.max_tag_tokens, config.max_caption_tokens, config.tag_position_offset)
 
 
 def box_positions(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -70,7 +76,7 @@ def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
 class _Collator:
     """What both stages share: the padded tags and regions of a batch."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int = 0):
         self.tokenizer, self.limits, self.seed = tokenizer, limits, seed
         self.pieces = TagPieces(tokenizer)
 

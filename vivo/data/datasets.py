@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from vivo.data.collate import detected_tags
 from vivo.data.regions import RegionStore
+from vivo.data.tag_source import TagSource
 from vivo.data.types import CaptionExample, Regions, TagExample
 from vivo.errors import UserError
 from vivo.randomness import example_generator
@@ -27,20 +27,10 @@ def read_vocabulary(path: str) -> set[str] | None:
     return set(names)
 
 
-def choose_tags(source: str, labels: Sequence[str], regions: Regions) -> list[str]:
-    """The tags of a picture by source: "labels", "detector", "both" (labels first) or "none"."""
-    chosen: list[str] = []
-    if source in ("labels", "both"):
-        chosen += labels
-    if source in ("detector", "both"):
-        chosen += detected_tags(regions)
-    return list(dict.fromkeys(tag.lower() for tag in chosen))
-
-
 class _WithRegions(Dataset):
     """Examples whose picture is in the store; what is missing is an error, not a silent gap."""
 
-    def __init__(self, examples: Sequence, store: RegionStore, tags: str, region_dropout: float, seed: int):
+    def __init__(self, examples: Sequence, store: RegionStore, tags: TagSource, region_dropout: float, seed: int):
         if not len(examples):
             raise UserError("no examples to train on: the example file is empty")
         missing = [e.image_id for e in examples if e.image_id not in store]
@@ -49,6 +39,7 @@ class _WithRegions(Dataset):
                 f"{len(missing)} of {len(examples)} pictures have no regions in {store.path} (first: {missing[0]}); "
                 "extract them with pretrain/extract_regions.py"
             )
+        tags.check(e.image_id for e in examples)
         self.examples, self.store, self.tags = examples, store, tags
         self.region_dropout, self.seed = region_dropout, seed
 
@@ -79,7 +70,7 @@ class TagPictures(_WithRegions):
         self,
         examples: Sequence[TagExample],
         store: RegionStore,
-        tags: str,
+        tags: TagSource,
         vocabulary: set[str] | None,
         region_dropout: float,
         seed: int,
@@ -90,17 +81,21 @@ class TagPictures(_WithRegions):
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], Regions]:
         epoch, index = key
         example = self.examples[index]
-        tags = choose_tags(self.tags, example.tags, self.store[example.image_id])
-        if self.vocabulary is not None:
-            tags = [tag for tag in tags if tag in self.vocabulary]
-        return epoch, example.image_id, tags, self._regions(example.image_id, epoch)
+        return epoch, example.image_id, self.tags_of(index), self._regions(example.image_id, epoch)
+
+    def tags_of(self, index: int) -> list[str]:
+        """The tags to learn from one picture: those of the source that the vocabulary has."""
+        example = self.examples[index]
+        regions = self.store[example.image_id] if self.tags.needs_regions else None
+        tags = self.tags(example.image_id, example.tags, regions)
+        return tags if self.vocabulary is None else [tag for tag in tags if tag in self.vocabulary]
 
 
 class CaptionPictures(_WithRegions):
     """Items (epoch, image id, tags, captions, regions) for CaptionCollator."""
 
     def __init__(
-        self, examples: Sequence[CaptionExample], store: RegionStore, tags: str, region_dropout: float, seed: int
+        self, examples: Sequence[CaptionExample], store: RegionStore, tags: TagSource, region_dropout: float, seed: int
     ):
         super().__init__(examples, store, tags, region_dropout, seed)
         without = next((e for e in examples if not e.captions), None)
@@ -110,5 +105,5 @@ class CaptionPictures(_WithRegions):
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], list[str], Regions]:
         epoch, index = key
         example = self.examples[index]
-        tags = choose_tags(self.tags, example.tags, self.store[example.image_id])
+        tags = self.tags(example.image_id, example.tags, self.store[example.image_id])
         return epoch, example.image_id, tags, example.captions, self._regions(example.image_id, epoch)

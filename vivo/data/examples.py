@@ -18,7 +18,7 @@ import tempfile
 import typing
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -143,7 +143,7 @@ def write_caption_examples(examples: Iterable[CaptionExample], path: str | Path)
 def _write(examples: Iterable[Any], path: Path, layout: _Layout) -> int:
     kind = _kind_of(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    rows = (asdict(example) for example in examples)
+    rows = (vars(example) for example in examples)  # not asdict: it copies every list, at three times the cost
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "json":

@@ -4,17 +4,30 @@ nocaps is COCO's layout plus "domain" in each entry of "images". Its picture ids
 named after Open Images ids. **The domains of the public validation file are 417 / 2,670 / 1,413 pictures,
 those of the published scores 648 / 2,938 / 914**: scores by domain that are computed from this file do
 not compare with papers, only the overall score does.
+
+Files that carry an official name (`OFFICIAL`) must hold what it holds: 4,500 pictures of validation, 10,600 of test.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from vivo.data.coco import read_caption_file, read_json
+from vivo.data.coco import check_count, read_caption_file, read_json
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
+# File name -> split. Validation: pictures 0..4499 with 10 captions each in the file that has captions.
+OFFICIAL = {
+    "nocaps_val_4500_captions.json": "val",
+    "nocaps_val_image_info.json": "val",
+    "nocaps_test_image_info.json": "test",
+}
+PICTURES = {"val": 4_500, "test": 10_600}
+VAL_DOMAINS = {"in-domain": 417, "near-domain": 2_670, "out-domain": 1_413}
+VAL_REFERENCES = 10
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class WorldClass:
     parents: list[str]
 
 
-def read_nocaps(path: str | Path, require_captions: bool = True) -> list[CaptionExample]:
+def read_nocaps(path: str | Path, require_captions: bool = True, any_count: bool = False) -> list[CaptionExample]:
     """All pictures of a nocaps file, with domain and up to 10 references.
 
     Files that name no domain at all (test image info) give domain "".
@@ -47,10 +60,11 @@ def read_nocaps(path: str | Path, require_captions: bool = True) -> list[Caption
     Args:
         path: the JSON file.
         require_captions: False for image-info files.
+        any_count: accept a file with an official name and other contents.
 
     Raises:
-        UserError: naming file and entry: an unknown domain, some entries without one, and what
-            `vivo.data.coco.read_caption_file` raises.
+        UserError: naming file and entry: an unknown domain, some entries without one, what
+            `vivo.data.coco.read_caption_file` raises, and of a file with an official name what `check_split` raises.
     """
     pictures = read_caption_file(path, require_captions)
     any_domain = any("domain" in image for _, image, _ in pictures)
@@ -62,7 +76,34 @@ def read_nocaps(path: str | Path, require_captions: bool = True) -> list[Caption
             raise UserError(f"{path}, images[{number}]: domain must be one of {', '.join(DOMAINS)}, found {found}")
         file_name = image.get("file_name") or (f"{image['open_images_id']}.jpg" if "open_images_id" in image else "")
         examples.append(CaptionExample(image_id, file_name, captions, domain))
+    if not any_count and Path(path).name in OFFICIAL:
+        check_split(path, examples, OFFICIAL[Path(path).name])
     return examples
+
+
+def check_split(path: str | Path, examples: Sequence[CaptionExample], split: str) -> None:
+    """Raise `UserError` unless `examples` are all of nocaps' "val" or "test".
+
+    Of validation also the ids (0 to 4499), the domains where there are any, and ten captions a picture where there
+    are any are checked; of test the number of pictures alone, for more than that is not published.
+    """
+    check_count(path, f"nocaps {split} pictures", PICTURES[split], len(examples))
+    if split != "val":
+        return
+    strange = {example.image_id for example in examples} - {str(number) for number in range(PICTURES["val"])}
+    if strange:
+        raise UserError(
+            f"{path}: {len(strange)} picture ids are none of nocaps validation's 0 to 4499 (one is {min(strange)!r});"
+            " take the ids of the official file, the server knows no others"
+        )
+    domains = Counter(example.domain for example in examples)
+    if set(domains) != {""}:
+        for domain, expected in VAL_DOMAINS.items():
+            check_count(path, f"{domain} pictures", expected, domains[domain])
+    if any(example.captions for example in examples):
+        for number, example in enumerate(examples):
+            where = f"{path}, images[{number}], picture {example.image_id}"
+            check_count(where, "captions", VAL_REFERENCES, len(example.captions))
 
 
 def read_classes(path: str | Path) -> list[WorldClass]:

@@ -1,32 +1,27 @@
-"""Streaming readers of the official Open Images CSV and JSON files, and tag examples from them.
+"""Streaming readers of the official Open Images CSV files, and tag examples from them.
 
     class descriptions   LabelName,DisplayName          e.g. /m/01g317,Person   (header or none; the official file
                                                          has a third column: empty or the name again)
     image labels         ImageID,Source,LabelName,Confidence   1 verified present, 0 verified absent
     boxes                ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,...   normalised to 0..1
-    hierarchy            {"LabelName", "Subcategory": [...], "Part": [...]} nested
 
-Every reader holds one row (one picture) at a time, whatever the size of the file; rows are counted
-as lines of the file, the header being row 1, so that `sed -n 17p` shows what an error is about.
+The files of the Open Images Challenge have fewer columns (no Source) and are read as well. Every reader holds one
+row at a time, whatever the size of the file; how rows are counted is written in `vivo.data.csv_table`.
 """
 
-import csv
-import json
-from collections.abc import Collection, Iterator
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from vivo.data.csv_table import CsvRows, CsvTable, Watch
+from vivo.data.picture_groups import PictureGroups
+from vivo.data.tag_rules import TagChooser, TagRules, tag_name
 from vivo.data.types import TagExample
 from vivo.errors import UserError
-
-
-class ImageLabel(NamedTuple):
-    """One human statement about one picture: class `mid` is present (True) or absent (False)."""
-
-    image_id: str
-    mid: str
-    present: bool
-    row: int
 
 
 class Box(NamedTuple):
@@ -39,7 +34,23 @@ class Box(NamedTuple):
     x2: float
     y2: float
     is_group: bool
-    row: int
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """Which rows of the label files count.
+
+    Attributes:
+        least: Confidence from which a label counts as present. 1 (default): what people verified; any other value
+            than 0 and 1 is then an error. Below 1 also machine-generated labels (they have shares such as 0.7).
+        sources: values of the column Source that count, as "verification" and "crowdsource-verification";
+            None: all. Box files are not asked.
+        pictures: ids of the only pictures wanted; None: all.
+    """
+
+    least: float = 1.0
+    sources: Collection[str] | None = None
+    pictures: Collection[str] | None = None
 
 
 def read_class_descriptions(path: str | Path) -> dict[str, str]:
@@ -50,10 +61,11 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
             in the name), an empty name, one id with two names, no class at all.
     """
     names: dict[str, str] = {}
-    for number, cells in _rows(Path(path)):
-        if number == 1 and cells[0].lower() in ("labelname", "label", "mid"):
+    rows = CsvRows(path)
+    for cells in rows:
+        if rows.row == 1 and cells[0].lower() in ("labelname", "label", "mid"):
             continue
-        where = f"{path}, row {number}"
+        where = f"{path}, row {rows.row}"
         if len(cells) < 2 or not cells[0] or not cells[1].strip():
             raise UserError(f"{where}: expected `class id,name`, found {','.join(cells)!r}")
         if any(tag_name(cell) not in ("", tag_name(cells[1])) for cell in cells[2:]):
@@ -65,196 +77,229 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
     return names
 
 
-def read_image_labels(path: str | Path) -> Iterator[ImageLabel]:
-    """The human-verified image labels in the order of the file, present and absent ones.
+def image_label_table(path: str | Path) -> CsvTable:
+    """An image label file, open for `read_image_labels`."""
+    return CsvTable(path, ("ImageID", "LabelName", "Confidence"), optional=("Source",))
+
+
+def read_image_labels(
+    table: CsvTable, least: float = 1.0, sources: Collection[str] | None = None, watch: Watch | None = None
+) -> Iterator[tuple[str, str, bool]]:
+    """(picture id, class id, present or absent) of the image labels in the order of the file.
+
+    `table.where()` says where the last one stands. Machine labels (see `LabelRows.least`) that are less sure than
+    `least` say nothing and are passed over.
 
     Raises:
-        UserError: naming file and row: a column missing, a Confidence that is neither 0 nor 1.
+        UserError: naming file and row: a column missing, a Confidence that is neither 0 nor 1 (with `least`
+            below 1: outside 0..1), an empty id; also if no row has one of the `sources`.
     """
-    path = Path(path)
-    rows, (image_id, mid, confidence) = _table(path, ("ImageID", "LabelName", "Confidence"))
-    present_of = {"1": True, "0": False, "1.0": True, "0.0": False}
-    for number, cells in rows:
-        present = present_of.get(cells[confidence])
+    path = table.rows.path
+    image_id, mid, confidence, source = table.columns
+    if sources is not None and source is None:
+        raise UserError(f"{path}, row 1: no column Source, so labels cannot be chosen by it; leave that option out")
+    present_of: dict[str, bool | None] = {}
+    other_sources, chosen = set(), False
+    for cells in table.watched(watch):
+        if sources is not None:
+            if cells[source] not in sources:
+                other_sources.add(cells[source])
+                continue
+            chosen = True
+        text = cells[confidence]
+        try:
+            present = present_of[text]
+        except KeyError:
+            present = present_of[text] = _presence(text, least, table)
         if present is None:
-            raise UserError(
-                f"{path}, row {number}: Confidence {cells[confidence]!r} is neither 1 (present) nor 0 (absent);"
-                " take the human-verified labels (…-human-imagelabels.csv), not the machine-generated ones"
-            )
-        yield ImageLabel(cells[image_id], cells[mid], present, number)
+            continue
+        if not cells[image_id]:
+            raise UserError(f"{table.where()}: the ImageID is empty; was the file damaged?")
+        yield cells[image_id], cells[mid], present
+    if sources is not None and not chosen:
+        raise UserError(
+            f"{path}: no label has the Source {' or '.join(sorted(sources))}; the file has"
+            f" {', '.join(sorted(other_sources)[:8])}"
+        )
 
 
-def read_boxes(path: str | Path) -> Iterator[Box]:
+def _presence(confidence: str, least: float, table: CsvTable) -> bool | None:
+    """Verified present or absent, or None: not sure enough to say."""
+    try:
+        value = float(confidence)
+    except ValueError:
+        value = float("nan")
+    if value in (0.0, 1.0):
+        return value == 1.0
+    if least < 1 and 0 < value < 1:
+        return True if value >= least else None
+    if 0 < value < 1:
+        raise UserError(
+            f"{table.where()}: Confidence {confidence!r} is neither 1 (present) nor 0 (absent); take the human-verified"
+            " labels (…-human-imagelabels.csv), or say from which confidence machine-generated ones count"
+        )
+    raise UserError(f"{table.where()}: Confidence {confidence!r} is no number from 0 to 1; are the columns in order?")
+
+
+def box_table(path: str | Path) -> CsvTable:
+    """A file of boxes, open for `read_boxes`."""
+    return CsvTable(path, ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"), optional=("IsGroupOf",))
+
+
+def read_boxes(table: CsvTable, watch: Watch | None = None) -> Iterator[Box]:
     """The boxes in the order of the file; mind that its columns are XMin,XMax,YMin,YMax.
 
     Raises:
-        UserError: naming file and row: a column missing, not a number, outside 0..1, min above max.
+        UserError: naming file and row: a column missing, not a number, outside 0..1, min above max, an empty id.
     """
-    path = Path(path)
-    rows, columns = _table(path, ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"), optional=("IsGroupOf",))
-    image_id, mid, *sides, group = columns
-    for number, cells in rows:
+    image_id, mid, left, right, top, bottom, group = table.columns
+    for cells in table.watched(watch):
         try:
-            x1, x2, y1, y2 = (float(cells[side]) for side in sides)
+            x1, x2, y1, y2 = float(cells[left]), float(cells[right]), float(cells[top]), float(cells[bottom])
         except ValueError as error:
-            raise UserError(f"{path}, row {number}: a side of the box is not a number ({error})") from error
+            raise UserError(f"{table.where()}: a side of the box is not a number ({error})") from error
         if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
             raise UserError(
-                f"{path}, row {number}: XMin {x1:g} XMax {x2:g} YMin {y1:g} YMax {y2:g} is not a box within 0..1;"
+                f"{table.where()}: XMin {x1:g} XMax {x2:g} YMin {y1:g} YMax {y2:g} is not a box within 0..1;"
                 " are the columns in the order XMin,XMax,YMin,YMax and normalised?"
             )
+        if not cells[image_id]:
+            raise UserError(f"{table.where()}: the ImageID is empty; was the file damaged?")
         is_group = group is not None and cells[group] == "1"
-        yield Box(cells[image_id], cells[mid], x1, y1, x2, y2, is_group, number)
+        yield Box(cells[image_id], cells[mid], x1, y1, x2, y2, is_group)
 
 
-def read_hierarchy(path: str | Path) -> dict[str, list[str]]:
-    """Class id -> ids of its direct parents (a class may have several); the root has none.
-
-    Only "Subcategory" (is a) counts; "Part" (a nose of a face) makes nothing a parent.
-
-    Raises:
-        UserError: missing file, not JSON, a node without LabelName.
-    """
-    try:
-        root = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the class hierarchy JSON") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); download the class hierarchy again") from error
-    parents: dict[str, list[str]] = {}
-    todo: list[tuple[object, str | None]] = [(root, None)]
-    while todo:
-        node, parent = todo.pop()
-        if not isinstance(node, dict) or not isinstance(node.get("LabelName"), str):
-            raise UserError(
-                f"{path}: a node under {parent or 'the root'} has no LabelName; is this the hierarchy JSON?"
-            )
-        known = parents.setdefault(node["LabelName"], [])
-        if parent is not None and parent not in known:
-            known.append(parent)
-        # Parts are walked for the classes below them, but do not hang on this node.
-        todo += [(child, node["LabelName"]) for child in reversed(node.get("Subcategory", []))]
-        todo += [(part, None) for part in reversed(node.get("Part", []))]
-    return parents
-
-
-def ancestors(mid: str, parents: dict[str, list[str]]) -> set[str]:
-    """All classes above `mid`, without itself; safe against circles."""
-    found: set[str] = set()
-    todo = list(parents.get(mid, []))
-    while todo:
-        parent = todo.pop()
-        if parent not in found:
-            found.add(parent)
-            todo += parents.get(parent, [])
-    return found - {mid}
+def is_box_file(path: str | Path) -> bool:
+    """Whether the header of a CSV file is that of boxes."""
+    return "XMin" in next(iter(CsvRows(path)), [])
 
 
 def boxable_classes(path: str | Path) -> set[str]:
-    """Ids of the classes that have boxes: from a boxes CSV, or from class-descriptions-boxable.csv."""
-    first = next(_rows(Path(path)), (1, []))[1]
-    if "XMin" in first:
-        return {box.mid for box in read_boxes(path)}
+    """Ids of the classes of a vocabulary: those in a boxes CSV, or in a list such as class-descriptions-boxable.csv."""
+    if is_box_file(path):
+        return {box.mid for box in read_boxes(box_table(path))}
     return set(read_class_descriptions(path))
 
 
-def tag_name(display_name: str) -> str:
-    """A class name as a tag: lower case, single spaces; captions and detectors here write them so too."""
-    return " ".join(display_name.lower().split())
+def read_picture_ids(path: str | Path) -> set[str]:
+    """The picture ids in the column ImageID of any CSV file, or (without such a header) in its first column.
+
+    About 150 bytes of memory a picture.
+    """
+    rows = iter(CsvRows(path))
+    header = next(rows, None)
+    if header is None:
+        raise UserError(f"{path}: the file is empty; give a CSV with the column ImageID, or one id a line")
+    column = header.index("ImageID") if "ImageID" in header else 0
+    ids = {cells[column] for cells in rows if len(cells) > column}
+    return ids if "ImageID" in header else ids | {header[0]}
 
 
 def tag_examples(
-    labels_csv: str | Path,
+    labels_csv: str | Path | Sequence[str | Path],
     descriptions_csv: str | Path,
     classes: Collection[str] | None = None,
     keep_empty: bool = False,
+    *,
+    rows: LabelRows | None = None,
+    rules: TagRules | None = None,
+    folder: str | Path | None = None,
+    watch: Watch | None = None,
+    report: Counter[str] | None = None,
 ) -> Iterator[TagExample]:
-    """One example per picture: the names of its verified-present classes, without repetition, in file order.
+    """One example per picture, in the order in which the pictures come up in the files.
 
-    Memory: one picture, plus 8 bytes and a set entry for each picture seen, to notice rows of one picture
-    that are not neighbours (they are in the official files).
+    By default its tags are the names of its verified-present classes, without repetition, in file order. Rows of one
+    picture may stand anywhere and in several files: they are gathered on disk (`vivo.data.picture_groups`),
+    so that memory is bounded.
 
     Args:
-        labels_csv: the human-verified image labels.
+        labels_csv: the image labels and boxes, one file or several; the header tells which they are. A class that
+            has a box in a picture is present there.
         descriptions_csv: the class descriptions.
         classes: class ids that may become tags (the vocabulary); None = all that are described.
         keep_empty: also yield pictures without any tag (only verified-absent labels, or none of `classes`).
+        rows: which labels count; default: what people verified.
+        rules: what becomes of them; default: all are kept.
+        folder: for the sorting on disk, about half the size of the label files; it is deleted afterwards.
+            Default: a new one in the system's temporary folder.
+        watch: called with (path, rows so far, bytes so far) now and then while files are read.
+        report: filled with counts of what was read and left out.
 
     Raises:
-        UserError: naming file and row: a class id without description, rows of a picture that are not
-            neighbours, and what `read_image_labels` and `read_class_descriptions` raise.
+        UserError: naming file and row: a class id without description, and what the readers raise.
     """
+    files = [labels_csv] if isinstance(labels_csv, str | Path) else list(labels_csv)
     names = {mid: tag_name(name) for mid, name in read_class_descriptions(descriptions_csv).items()}
     if classes is not None and not names.keys() & set(classes):
         raise UserError(f"{descriptions_csv}: describes none of the {len(classes)} chosen classes; do the files match?")
-    chosen = None if classes is None else frozenset(classes)
-    seen: set[int] = set()  # hashes: a tenth of the memory of the ids
-    current: str | None = None
-    tags: dict[str, None] = {}
-    for label in read_image_labels(labels_csv):
-        if label.image_id != current:
-            if current is not None and (tags or keep_empty):
-                yield TagExample(current, list(tags))
-            key = hash(label.image_id)
-            if key in seen:
-                raise UserError(
-                    f"{labels_csv}, row {label.row}: picture {label.image_id} came up before with other pictures in"
-                    " between; sort the file by ImageID (keep its header first)"
-                )
-            seen.add(key)
-            current, tags = label.image_id, {}
-        name = names.get(label.mid)
-        if name is None:
+    report = Counter() if report is None else report
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vivo-labels-"))) / "groups"
+        groups = stack.enter_context(PictureGroups(folder))
+        vocabulary = _Vocabulary(names, None if classes is None else frozenset(classes), descriptions_csv)
+        for file in files:
+            report["label rows"] += _note_labels(groups, file, vocabulary, rows or LabelRows(), watch)
+        counts = groups.gather()
+        report["labelled pictures"] = groups.pictures
+        chooser = TagChooser(rules or TagRules(), {tag: counts[number] for number, tag in enumerate(vocabulary.tags)})
+        for image_id, numbers in groups:
+            present = [vocabulary.tags[number] for number in numbers if number > 0]
+            absent = {vocabulary.tags[-number] for number in numbers if number < 0}
+            report["labels said to be both present and absent"] += len(absent.intersection(present))
+            tags = chooser.choose(image_id, present, absent)
+            if tags or (keep_empty and tags is not None):
+                yield TagExample(image_id, tags)
+            else:
+                report["pictures without tags"] += tags is not None
+        report.update(chooser.report)
+        if chooser.report["pictures without regions"] == groups.pictures > 0:
             raise UserError(
-                f"{labels_csv}, row {label.row}: unknown class id {label.mid!r}; {descriptions_csv} does not describe"
-                " it: take the class descriptions of the same Open Images version"
+                f"none of the {groups.pictures} pictures of {files[0]} has regions in the store; are the picture ids"
+                " of the labels and of the store of one kind?"
             )
-        if label.present and (chosen is None or label.mid in chosen):
-            tags[name] = None
-    if current is not None and (tags or keep_empty):
-        yield TagExample(current, list(tags))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of every line of a CSV file that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                for cells in reader:
-                    if cells:
-                        yield reader.line_num, cells
-            except csv.Error as error:
-                raise UserError(f"{path}, row {reader.line_num}: not CSV ({error}); is the file whole?") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it unpacked?") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+class _Vocabulary:
+    """Tags by number, from 1 (so that -n can say "not n"); number 0 stands for what is described but not chosen."""
+
+    def __init__(self, names: dict[str, str], chosen: frozenset[str] | None, source: str | Path) -> None:
+        self.source = source
+        self.tags = ["", *dict.fromkeys(name for mid, name in names.items() if chosen is None or mid in chosen)]
+        number_of = {tag: number for number, tag in enumerate(self.tags)}
+        self.number_of = {mid: number_of[name] if chosen is None or mid in chosen else 0 for mid, name in names.items()}
 
 
-def _table(
-    path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> tuple[Iterator[tuple[int, list[str]]], list[int | None]]:
-    """The rows below the header and the places of the named columns; rows of another width are errors."""
-    rows = _rows(path)
-    header = next(rows, (1, []))[1]
-    missing = [name for name in names if name not in header]
-    if missing:
-        raise UserError(
-            f"{path}, row 1: no column {', '.join(missing)}; the header must name {', '.join(names)}, found"
-            f" {','.join(header)[:120]!r}"
-        )
-
-    def checked() -> Iterator[tuple[int, list[str]]]:
-        width = len(header)
-        number = 1
-        for number, cells in rows:
-            if len(cells) != width:
-                raise UserError(
-                    f"{path}, row {number}: {len(cells)} columns, the header has {width}; was the file truncated?"
-                )
-            yield number, cells
-        if number == 1:
-            raise UserError(f"{path}: no rows below the header; download the file again")
-
-    return checked(), [header.index(name) if name in header else None for name in (*names, *optional)]
+def _note_labels(
+    groups: PictureGroups, file: str | Path, vocabulary: _Vocabulary, rows: LabelRows, watch: Watch | None
+) -> int:
+    """Note all labels of a file, one note for neighbouring rows of a picture; returns the number of labels."""
+    count = 0
+    current, wanted = None, False
+    notes: list[int] = []
+    if is_box_file(file):
+        table = box_table(file)
+        labels = ((box.image_id, box.mid, True) for box in read_boxes(table, watch))
+    else:
+        table = image_label_table(file)
+        labels = read_image_labels(table, rows.least, rows.sources, watch)
+    number_of = vocabulary.number_of
+    for image_id, mid, present in labels:
+        count += 1
+        if image_id != current:
+            if wanted:
+                groups.add(current, notes)
+            current, notes = image_id, []
+            wanted = rows.pictures is None or image_id in rows.pictures
+        number = number_of.get(mid)
+        if number is None:
+            raise UserError(
+                f"{table.where()}: unknown class id {mid!r}; {vocabulary.source} does not describe it: take the class"
+                " descriptions of the same Open Images version"
+            )
+        if number:
+            notes.append(number if present else -number)
+    if wanted:
+        groups.add(current, notes)
+    return count

@@ -44,8 +44,8 @@ from vivo.errors import UserError
 
 __all__ = ["ImageIds", "MissingPicture", "RegionStore", "RegionStoreWriter", "check_features", "fingerprint_of"]
 
-# Each open shard holds one file descriptor, of which a process often has 1024.
-_OPEN_SHARDS = 256
+# Each open shard is one mapping, of which Linux allows a process 65,530.
+_OPEN_SHARDS = 16384
 
 
 class MissingPicture(UserError, KeyError):  # noqa: N818 - not every error is called Error
@@ -173,6 +173,31 @@ class RegionStore:
         Raises:
             MissingPicture: (a UserError and a KeyError) the store has no such picture.
         """
+        shard, row = self._place(image_id)
+        return regions_of(read_batch(self._shard(shard), row, self.path / self.manifest["shards"][shard]["name"]))
+
+    def shard_of(self, image_id: str) -> int:
+        """Which shard (its place in the manifest) holds a picture; `MissingPicture` if none does."""
+        return self._place(image_id)[0]
+
+    def shard_problem(self, shard: int) -> str | None:
+        """What is wrong with the file of a shard (missing, cut, bytes changed), or None. Reads all of it."""
+        return self._file_problem(self.manifest["shards"][shard])
+
+    def common_ids(self, other: "RegionStore") -> Iterator[str]:
+        """Ids of pictures that both stores hold; by their sorted hashes, so that millions take about a second."""
+        ids, hashes, positions, _ = self._index
+        theirs = other._index[1]
+        if not len(theirs):
+            return
+        places = np.minimum(np.searchsorted(theirs, hashes), len(theirs) - 1)
+        for position in positions[theirs[places] == hashes]:
+            image_id = ids[int(position)]
+            if image_id in other:
+                yield image_id
+
+    def _place(self, image_id: str) -> tuple[int, int]:
+        """(shard, row in it) of a picture."""
         position = self._position(image_id)
         if position is None:
             raise MissingPicture(
@@ -181,8 +206,7 @@ class RegionStore:
             )
         starts = self._index[3]
         shard = bisect_right(starts, position) - 1
-        file = self.path / self.manifest["shards"][shard]["name"]
-        return regions_of(read_batch(self._shard(shard), position - starts[shard], file))
+        return shard, position - starts[shard]
 
     def _position(self, image_id: str) -> int | None:
         ids, hashes, positions, _ = self._index

@@ -9,7 +9,7 @@ of equal size are still strangers to each other.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -48,20 +48,59 @@ class Detector(Protocol):
 
 
 def load_detector(name_or_folder: str | Path) -> Detector:
-    """The detector of that name ("embedded"), or the one that `save_pretrained` wrote into a folder."""
-    from vivo.detectors.embedded import EmbeddedDetector  # here: it imports this module
+    """The detector of a specification ("embedded", "grid", "transformers:FOLDER,threshold=0.2", ...: see
+    docs/detectors.md), or the one that `save_pretrained` wrote into a folder.
 
-    classes = {EmbeddedDetector.name: EmbeddedDetector}
-    if str(name_or_folder) in classes:
-        return classes[str(name_or_folder)].from_package()
+    Raises:
+        UserError: unknown name or option, a package or a file that is missing, weights that do not fit.
+    """
+    specification = str(name_or_folder)
+    if specification == "embedded":
+        return _class_of("embedded").from_package()
     folder = Path(name_or_folder)
-    if not (folder / CONFIG_FILE).is_file():
-        names = ", ".join(sorted(classes))
-        raise UserError(f"no detector {str(name_or_folder)!r}: give a name ({names}) or a folder with {CONFIG_FILE}")
-    try:
-        kind = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["detector"]
-        return classes[kind].from_pretrained(folder)
-    except (KeyError, ValueError, TypeError) as error:
-        if isinstance(error, UserError):
+    if (folder / CONFIG_FILE).is_file():
+        try:
+            kind = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["detector"]
+            return _class_of(kind).from_pretrained(folder)
+        except UserError:
             raise
-        raise UserError(f"{folder / CONFIG_FILE} is not a detector's configuration: save the detector again") from None
+        except (KeyError, ValueError, TypeError):
+            raise UserError(
+                f"{folder / CONFIG_FILE} is not a detector's configuration: save the detector again"
+            ) from None
+    kind = specification.replace(",", ":").split(":")[0]
+    if kind not in KINDS or kind == "embedded":
+        names = ", ".join(KINDS)
+        raise UserError(f"no detector {specification!r}: give a name ({names}) or a folder with {CONFIG_FILE}")
+    return _class_of(kind).from_specification(specification)
+
+
+KINDS = ("embedded", "grid", "transformers", "torchvision", "detectron2")
+
+
+def _class_of(kind: str) -> Any:
+    """The class of that kind; imported here, so that each needs its own library only when it is used."""
+    try:
+        if kind == "embedded":
+            from vivo.detectors.embedded import EmbeddedDetector as Found
+        elif kind == "grid":
+            from vivo.detectors.grid import GridDetector as Found
+        elif kind == "tagged":
+            from vivo.detectors.tagger import TaggedDetector as Found
+        elif kind == "transformers":
+            from vivo.detectors.transformers_adapter import TransformersDetector as Found
+        elif kind == "torchvision":
+            from vivo.detectors.torchvision_adapter import TorchvisionDetector as Found
+        elif kind == "detectron2":
+            from vivo.detectors.detectron2_adapter import Detectron2Detector as Found
+        else:
+            raise KeyError(kind)
+    except ImportError as error:
+        if (error.name or "").startswith("vivo"):
+            raise
+        package = (error.name or kind).split(".")[0]
+        raise UserError(
+            f"detector {kind} needs the package {package}, which cannot be imported ({error});"
+            " docs/detectors.md says how to install it"
+        ) from None
+    return Found

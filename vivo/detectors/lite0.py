@@ -113,7 +113,7 @@ class Lite0Maps(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = _streamline(_features())
+        self.network = streamline(_features())
         self.requires_grad_(False)
 
     @classmethod
@@ -122,7 +122,7 @@ class Lite0Maps(nn.Module):
         network = _features()
         copy_weights(network, package_weights())
         maps = cls()
-        maps.network = _streamline(network)
+        maps.network = streamline(network)
         return maps.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Lite0Maps":
@@ -142,7 +142,7 @@ def _features() -> nn.Module:
     return timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3, 4))
 
 
-def _streamline(network: nn.Module) -> nn.Module:
+def streamline(network: nn.Module) -> nn.Module:
     """Rewrite a trained network for inference, in place: same maps, less work."""
     _fold_batch_norms(network.eval())
     _fold_padding(network)

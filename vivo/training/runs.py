@@ -5,7 +5,7 @@ pretrain/train.py and finetune/train.py parse a configuration and call these.
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from vivo.config import TrainConfig, to_yaml
-from vivo.data.collate import Batch, CaptionCollator, TagCollator
+from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
 from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
 from vivo.data.regions import RegionStore
@@ -26,7 +26,7 @@ from vivo.errors import UserError
 from vivo.files import atomic_folder, writable_folder
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
-from vivo.prediction import limits_of
+from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
 from vivo.training.loop import Loss, train
 from vivo.training.optim import build_optimizer, describe_parameters, total_steps
@@ -44,12 +44,13 @@ def pretrain(config: TrainConfig) -> Path:
     store = RegionStore(config.data.regions)
     examples = read_tag_examples(config.data.examples)
     vocabulary = read_vocabulary(config.data.vocabulary)
-    data = TagPictures(examples, store, config.data.tags, vocabulary, config.data.region_dropout, config.seed)
+    source = open_tag_source(config.data.tags, store, [], config.data.tag_file)
+    data = TagPictures(examples, store, source, vocabulary, config.data.region_dropout, config.seed)
     tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
     masking = config.masking
     collator = TagCollator(
         tokenizer,
-        limits_of(model),
+        Limits.of(model.config),
         config.seed,
         masking.share_min,
         masking.share_max,
@@ -63,19 +64,24 @@ def pretrain(config: TrainConfig) -> Path:
         )
         return losses | {"matchable_pictures": batch["matchable"].sum()}
 
-    return _run(config, tokenizer, model, data, collator, loss)
+    def write_vocabulary(folder: Path) -> None:
+        save_tag_vocabulary(folder, model, tokenizer, data)
+
+    return _run(config, tokenizer, model, data, collator, loss, write_vocabulary)
 
 
 def finetune(config: TrainConfig) -> Path:
     """Caption fine-tuning on image-sentence pairs. Returns the folder of the trained model."""
     store = RegionStore(config.data.regions)
     examples = read_caption_examples(config.data.examples)
-    data = CaptionPictures(examples, store, config.data.tags, config.data.region_dropout, config.seed)
+    tagger = config.data.tagger or config.init
+    source = open_tag_source(config.data.tags, store, [e.image_id for e in examples], config.data.tag_file, tagger)
+    data = CaptionPictures(examples, store, source, config.data.region_dropout, config.seed)
     tokenizer, model = starting_model(config, VivoForCaptioning, store, "captions")
     masking = config.masking
     collator = CaptionCollator(
         tokenizer,
-        limits_of(model),
+        Limits.of(model.config),
         config.seed,
         masking.caption,
         masking.caption_probability,
@@ -86,7 +92,11 @@ def finetune(config: TrainConfig) -> Path:
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
 
-    return _run(config, tokenizer, model, data, collator, loss)
+    def keep_tagger(folder: Path) -> None:
+        if config.data.tags == "self":  # at inference the same model writes the tags
+            SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
+
+    return _run(config, tokenizer, model, data, collator, loss, keep_tagger)
 
 
 def starting_model(
@@ -150,9 +160,15 @@ def starting_model(
 
 
 def _run(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerFast, model: Model, data: Dataset, collator: Any, loss: Loss
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    model: Model,
+    data: Dataset,
+    collator: Any,
+    loss: Loss,
+    finish: Callable[[Path], None],
 ) -> Path:
-    """Optimizer, resume, loop, final model: what both stages share."""
+    """Optimizer, resume, loop, final model: what both stages share. `finish` adds files to the model's folder."""
     out = writable_folder(config.out)
     accelerator = make_accelerator(config.optim.precision)
     optim = config.optim
@@ -213,5 +229,6 @@ def _run(
     if main:
         with atomic_folder(final) as temporary:
             save_model(temporary, accelerator.unwrap_model(prepared), tokenizer)
+            finish(temporary)
     accelerator.wait_for_everyone()
     return final

@@ -8,10 +8,12 @@ from transformers import PreTrainedTokenizerFast
 from vivo.config import DecodeConfig, TrainConfig
 from vivo.data.nocaps import read_nocaps
 from vivo.data.regions import RegionStore
+from vivo.data.tag_source import TagSource
 from vivo.data.types import CaptionExample
 from vivo.metrics.cider import cider_d
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import caption_pictures
+from vivo.self_tagging import open_tag_source
 
 SHOWN = 8
 
@@ -23,7 +25,7 @@ class CaptionValidation:
         self,
         store: RegionStore,
         examples: Sequence[CaptionExample],
-        tags: str,
+        tags: TagSource,
         bf16: bool,
         tokenizer: PreTrainedTokenizerFast,
         decode: DecodeConfig,
@@ -36,11 +38,14 @@ class CaptionValidation:
         """From `data.validation_*`; None where the run has no captions to validate."""
         if config.objective != "captions" or not config.data.validation_references:
             return None
-        tags = "none" if config.data.tags == "none" else "detector"
+        data, store = config.data, RegionStore(config.data.validation_regions)
+        examples = read_nocaps(data.validation_references)
+        kind = data.tags if data.tags in ("none", "file", "self") else "detector"
+        ids = [e.image_id for e in examples]
         return cls(
-            RegionStore(config.data.validation_regions),
-            read_nocaps(config.data.validation_references),
-            tags,
+            store,
+            examples,
+            open_tag_source(kind, store, ids, data.tag_file, data.tagger or config.init),
             bf16,
             tokenizer,
             DecodeConfig(),

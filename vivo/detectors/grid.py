@@ -1,0 +1,269 @@
+"""Grid features: cells of a backbone's feature map as regions, so that any photograph works without a detector.
+
+    detector = load_detector("grid")                                   # Lite0 with its ImageNet weights, 7 x 7 cells
+    detector = load_detector("grid:scales=448x7+224x3")                # two scales: 49 + 9 + 1 regions
+    detector = load_detector("grid:tagger=runs/tagger")                # with labels: see `vivo.detectors.tagger`
+    detector = load_detector("grid:resnet50,weights=resnet50.safetensors,scales=448x7,dtype=bfloat16")
+
+A scale SxG squashes the picture to S x S pixels and averages the last feature map over G x G cells; the box of
+a cell is the part of the picture under those map positions. The last region is the whole picture, the mean of
+the first scale's map. Nothing is named: tags come from a tagger (`vivo.detectors.tagger`), labels or a file.
+
+Notation: B pictures, S side of the input in pixels, m side of the feature map, G cells a side, F feature size.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vivo.data.types import Regions
+from vivo.detectors import lite0
+from vivo.detectors.adapting import (
+    DTYPES,
+    WEIGHTS_FILE,
+    device_of,
+    parse_specification,
+    settings_fingerprint,
+    settings_of,
+    weights_sha256,
+    write_detector,
+)
+from vivo.detectors.base import CONFIG_FILE, Detector
+from vivo.detectors.pictures import to_rgb
+from vivo.detectors.tagger import TaggedDetector, Tagger
+from vivo.detectors.weight_files import fill, read_weights
+from vivo.errors import UserError
+
+LITE0 = "tf_efficientnet_lite0"
+HEAD_NAMES = ("classifier.", "head.", "fc.", "head_dist.")
+"""Where timm's models keep the classifier, which the grid has no use for."""
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """Options of a grid.
+
+    Attributes:
+        backbone: name of a timm model.
+        scales: SxG, several joined by "+".
+        dtype: float32, bfloat16 or float16.
+        device: empty: this process's GPU where there is one.
+    """
+
+    backbone: str = LITE0
+    scales: str = "448x7"
+    dtype: str = "float32"
+    device: str = ""
+
+
+class GridDetector:
+    """See `vivo.detectors.base.Detector` for the attributes and methods that all detectors have.
+
+    Args:
+        settings: backbone, scales, dtype, device.
+        network: the timm model with its weights, without classifier.
+        mean, std: of the pixels 0..255, by channel; the network sees (pixel - mean) / std.
+    """
+
+    name = "grid"
+    batch_size = 8  # maps of more pictures do not fit into a CPU's cache
+    gpu_batch_size = 64
+
+    def __init__(self, settings: GridSettings, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.settings = settings
+        self.scales = parse_scales(settings.scales)
+        self.class_names: list[str] = []
+        self.feature_size: int = network.num_features
+        self.mean, self.std = [float(m) for m in mean], [float(s) for s in std]
+        self._plain = network.eval().requires_grad_(False).cpu()  # saved and hashed: no trace of machine or dtype
+        self._device, self._dtype = device_of(settings.device), DTYPES[settings.dtype]
+        if self._device.type == "cuda":
+            self.batch_size = self.gpu_batch_size
+        fast = copy.deepcopy(self._plain)
+        if settings.backbone == LITE0:
+            fast = lite0.streamline(fast)
+        self._network = fast.to(self._device, self._dtype, memory_format=torch.channels_last)
+        self._mean = torch.tensor(self.mean, device=self._device)[:, None, None]
+        self._std = torch.tensor(self.std, device=self._device)[:, None, None]
+        self._weights_sha256 = ""
+        self._check_scales()
+
+    # ---------------------------------------------------------------- detection
+
+    def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
+        """Cells of each picture, scale by scale, row by row, then the whole picture; no labels, scores 0."""
+        found: list[Regions] = []
+        for start in range(0, len(pictures), self.batch_size):
+            batch = [to_rgb(picture) for picture in pictures[start : start + self.batch_size]]
+            with torch.inference_mode():
+                found.extend(self._detect_batch(batch))
+        return found
+
+    def _detect_batch(self, pictures: Sequence[Image.Image]) -> list[Regions]:
+        maps = {size: self._map(squares(pictures, size)) for size in dict.fromkeys(size for size, _ in self.scales)}
+        features, boxes = [], []
+        for size, cells in self.scales:
+            pooled = F.adaptive_avg_pool2d(maps[size], cells)  # [B, F, G, G]
+            features.append(pooled.flatten(2).transpose(1, 2))
+            boxes.append(cell_boxes(maps[size].shape[-1], cells))
+        features.append(maps[self.scales[0][0]].mean((2, 3))[:, None])
+        boxes.append(np.array([[0, 0, 1, 1]], np.float32))
+        rows, parts = torch.cat(features, 1).half().cpu().numpy(), np.concatenate(boxes)
+        return [
+            Regions(
+                boxes=parts * np.array([picture.width, picture.height] * 2, np.float32),
+                features=row,
+                labels=[""] * len(parts),
+                scores=np.zeros(len(parts), np.float32),
+                width=picture.width,
+                height=picture.height,
+            )
+            for picture, row in zip(pictures, rows, strict=True)
+        ]
+
+    def _map(self, pixels: Tensor) -> Tensor:
+        """uint8 RGB [B, 3, S, S] -> float32 [B, F, m, m], whatever the backbone calls its output."""
+        pixels = pixels.to(self._device).float().sub_(self._mean).div_(self._std)
+        pixels = pixels.to(self._dtype, memory_format=torch.channels_last)
+        out = self._network.forward_features(pixels).float()
+        if out.ndim == 3:  # a vision transformer's tokens
+            out = out[:, getattr(self._network, "num_prefix_tokens", 0) :].transpose(1, 2)
+            side = math.isqrt(out.shape[2])
+            return out.unflatten(2, (side, out.shape[2] // side))
+        return out if out.shape[1] == self.feature_size else out.permute(0, 3, 1, 2)
+
+    def _check_scales(self) -> None:
+        """Try every input size once, so that a size that the backbone cannot take is an error now."""
+        for size, cells in self.scales:
+            try:
+                with torch.inference_mode():
+                    found = self._map(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+            except (RuntimeError, AssertionError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"grid: {self.settings.backbone} cannot take pictures of {size} pixels ({reason}); give another"
+                    " scale"
+                ) from None
+            if found.shape[1] != self.feature_size or found.shape[2] != found.shape[3] or found.shape[3] < cells:
+                raise UserError(
+                    f"grid: scale {size}x{cells} asks for {cells} x {cells} cells of a map of {found.shape[2]} x"
+                    f" {found.shape[3]}; give fewer cells or more pixels"
+                )
+
+    # ---------------------------------------------------------------- identity, saving, loading
+
+    def fingerprint(self) -> dict[str, str | int | float]:
+        """Name, SHA-256 of the backbone's weights, scales, dtype, scaling of the pixels, feature size."""
+        self._weights_sha256 = self._weights_sha256 or weights_sha256(self._plain.state_dict())
+        return {
+            "name": self.name,
+            "weights_sha256": self._weights_sha256,
+            "feature_size": self.feature_size,
+            "pixels": f"{self.mean} {self.std}",
+            **settings_fingerprint(self.settings),
+        }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `detector.json` and `detector.safetensors` (the backbone's weights)."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "device"}
+        config = {"detector": self.name, "settings": settings, "mean": self.mean, "std": self.std}
+        write_detector(folder, CONFIG_FILE, config, self._plain.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "GridDetector":
+        """From a folder that `save_pretrained` wrote."""
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        settings = GridSettings(**config["settings"])
+        network = _untrained(settings.backbone)
+        try:
+            fill(network, load_file(folder / WEIGHTS_FILE), str(folder))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"detector in {folder} cannot be read ({error}): save it again") from None
+        return cls(settings, network, config["mean"], config["std"])
+
+    @classmethod
+    def from_specification(cls, specification: str) -> Detector:
+        """`grid[:BACKBONE][,scales=...][,weights=FILE|hub][,sha256=...][,dtype=...][,device=...][,tagger=FOLDER]`."""
+        _, source, options = parse_specification(specification)
+        weights, sha256, tagger = (options.pop(key, "") for key in ("weights", "sha256", "tagger"))
+        settings = settings_of(GridSettings, options, "grid", backbone=source or LITE0)
+        grid = cls._with_weights(settings, weights, sha256)
+        return TaggedDetector(grid, Tagger.load(tagger)) if tagger else grid
+
+    @classmethod
+    def _with_weights(cls, settings: GridSettings, weights: str, sha256: str) -> "GridDetector":
+        parse_scales(settings.scales)  # before the weights are loaded
+        if settings.backbone == LITE0 and not weights:
+            network = _untrained(LITE0)
+            lite0.copy_weights(network, lite0.package_weights())
+            return cls(settings, network, [127.0] * 3, [128.0] * 3)
+        if not weights:
+            raise UserError(
+                f"grid: no weights for {settings.backbone}: add weights=FILE.safetensors, or weights=hub to download"
+                " timm's (docs/detectors.md)"
+            )
+        network = _untrained(settings.backbone, pretrained=weights == "hub")
+        if weights != "hub":
+            tensors = read_weights(weights, sha256)
+            body = {name: t for name, t in tensors.items() if not name.startswith(HEAD_NAMES)}
+            own = set(network.state_dict())
+            body |= {name: t for name, t in tensors.items() if name in own}  # a head's norm may belong to the body
+            fill(network, body, str(weights))
+        pixels = timm.data.resolve_data_config({}, model=network)
+        return cls(settings, network, [255 * m for m in pixels["mean"]], [255 * s for s in pixels["std"]])
+
+
+def parse_scales(text: str) -> list[tuple[int, int]]:
+    """ "448x7+224x3" -> [(448, 7), (224, 3)]: input pixels and cells a side of each scale."""
+    scales = []
+    for part in text.split("+"):
+        size, _, cells = part.partition("x")
+        if not (size.isdecimal() and cells.isdecimal() and int(size) >= 32 and int(cells) >= 1):
+            raise UserError(f"grid: scales={text}: {part!r} must be PIXELSxCELLS such as 448x7; join scales by +")
+        scales.append((int(size), int(cells)))
+    return scales
+
+
+def cell_boxes(side: int, cells: int) -> np.ndarray:
+    """Boxes [G * G, 4], parts of the picture in 0..1, of the map positions that `adaptive_avg_pool2d` averages."""
+    starts = [i * side // cells for i in range(cells)]
+    ends = [-(-(i + 1) * side // cells) for i in range(cells)]
+    boxes = [(starts[x], starts[y], ends[x], ends[y]) for y in range(cells) for x in range(cells)]
+    return np.array(boxes, np.float32) / side
+
+
+def squares(pictures: Sequence[Image.Image], size: int) -> Tensor:
+    """RGB pictures -> uint8 [B, 3, S, S]; squashed, not cropped: nothing is lost at the edges."""
+    arrays = []
+    for picture in pictures:
+        if picture.size != (size, size):
+            # reducing_gap: big photographs are first shrunk by an integer factor, several times faster
+            picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        arrays.append(np.asarray(picture))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _untrained(backbone: str, pretrained: bool = False) -> nn.Module:
+    """timm's model without classifier; with `pretrained` its weights are downloaded (safetensors)."""
+    if not timm.is_model(backbone):
+        raise UserError(f"grid: timm {timm.__version__} has no model {backbone!r}; timm.list_models() names them")
+    try:
+        try:
+            return timm.create_model(backbone, pretrained=pretrained, num_classes=0, dynamic_img_size=True).eval()
+        except TypeError:  # only vision transformers have to be told that sizes differ
+            return timm.create_model(backbone, pretrained=pretrained, num_classes=0).eval()
+    except Exception as error:  # whatever hub, network and cache raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"grid: {backbone} cannot be made ({reason}); bring the weights by weights=FILE") from None
