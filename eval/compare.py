@@ -16,11 +16,12 @@ from rich.table import Table
 
 from vivo.data.nocaps import read_classes, read_nocaps
 from vivo.data.predictions import read_predictions
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
 from vivo.files import atomic_write_json, writable_folder
 from vivo.metrics.bootstrap import Interval
 from vivo.metrics.comparison import compare_systems
 from vivo.metrics.nocaps import SplitScorer
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vivo.config import load_eval_config
-from vivo.errors import exits_cleanly
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly

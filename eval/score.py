@@ -17,9 +17,9 @@ from rich.table import Table
 
 from vivo.data.nocaps import read_classes, read_nocaps
 from vivo.data.predictions import read_predictions
-from vivo.errors import exits_cleanly
 from vivo.files import atomic_write_json, writable_folder
 from vivo.metrics.nocaps import METRICS, PARTITION_NOTE, PUBLIC_SIZES, Scores, score_predictions
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly

@@ -20,8 +20,9 @@ from vivo.data.coco import read_captions
 from vivo.data.examples import write_caption_examples
 from vivo.data.karpathy import SPLITS, read_karpathy
 from vivo.data.types import CaptionExample
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
 from vivo.files import writable_folder
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly

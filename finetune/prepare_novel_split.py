@@ -27,10 +27,11 @@ from vivo.data.object_words import SCENERY, find_object_words, object_word, read
 from vivo.data.own import OwnPicture
 from vivo.data.own_arguments import add_source_arguments, read_source
 from vivo.detectors.pictures import open_picture
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.metrics.tokenizer import ptb_tokenize_all
 from vivo.metrics.word_forms import ClassFinder
+from vivo.program import exits_cleanly
 
 Tokens = list[list[list[str]]]  # [picture][caption][token]
 

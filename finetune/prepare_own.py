@@ -18,8 +18,9 @@ from vivo.data.examples import write_caption_examples, write_tag_examples
 from vivo.data.novel_files import picture_list, write_coco_captions
 from vivo.data.own import OwnPicture, caption_examples_of, tag_examples_of
 from vivo.data.own_arguments import add_source_arguments, read_source
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_text
+from vivo.program import exits_cleanly
 
 _ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from vivo.config import load_config
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly

@@ -23,7 +23,8 @@ from vivo.data.foreign.bottom_up import BottomUpNpz, BottomUpTsv
 from vivo.data.foreign.convert import convert
 from vivo.data.foreign.nocaps_h5 import NocapsH5
 from vivo.data.foreign.oscar_tsv import OscarTsv
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
+from vivo.program import exits_cleanly
 
 FORMATS = ("oscar", "bottom-up-tsv", "bottom-up-npz", "nocaps-h5")
 

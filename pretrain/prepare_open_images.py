@@ -31,8 +31,8 @@ from vivo.data.open_images import (
 )
 from vivo.data.tag_rules import TagRules, detector_tags, tag_name
 from vivo.data.types import TagExample
-from vivo.errors import exits_cleanly
 from vivo.files import atomic_write_json, writable_folder
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly

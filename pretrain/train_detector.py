@@ -34,8 +34,9 @@ from vivo.detectors.embedded import EmbeddedConfig, EmbeddedDetector
 from vivo.detectors.evaluation import Truth
 from vivo.detectors.lite0 import MAP_CHANNELS, Lite0Maps
 from vivo.detectors.network import INPUT_SIZE, EmbeddedNetwork
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
 from vivo.files import writable_folder
+from vivo.program import exits_cleanly
 from vivo.world.backgrounds import BACKGROUNDS
 from vivo.world.glyphs import CLASSES, DETECTOR_CLASSES, DISTRACTORS, TINTS, attribution
 from vivo.world.scenes import Scene, compose_scene, render, sample_scene

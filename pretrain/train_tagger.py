@@ -30,8 +30,9 @@ from torch import Tensor
 from vivo.data.examples import read_tag_examples
 from vivo.data.regions import RegionStore
 from vivo.detectors.tagger import Tagger, average_precision, fit_classes, fit_mixing
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
 from vivo.files import atomic_folder
+from vivo.program import exits_cleanly
 from vivo.progress import progress_of
 
 CALIBRATION_PICTURES = 20_000  # held-out pictures that the three mixing numbers and the measures are taken on

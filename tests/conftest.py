@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from vivo.program import set_cpu_defaults
+
 # Before any test module imports the libraries that read these.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-import vivo  # noqa: F401 - it sets what PyTorch reads when it is loaded
+set_cpu_defaults()
 
 
 def system_program(names: tuple[str, ...], what: str, package: str, variable: str) -> str:
@@ -49,11 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """World, examples and region stores of the demo's tiny size, made once: DIR/{world,examples,regions}."""
-    from vivo.demo import stages
-    from vivo.demo.plan import SIZES
+    from vivo.demo import prepare
+    from vivo.demo.sizes import SIZES
 
     out = tmp_path_factory.mktemp("tiny")
-    stages.make_world(out, SIZES["tiny"])
-    stages.make_examples(out)
-    stages.make_regions(out)
+    prepare.make_world(out, SIZES["tiny"])
+    prepare.make_examples(out)
+    prepare.make_regions(out)
     return out

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vivo import __version__
 from vivo.data.own_arguments import add_source_arguments
-from vivo.errors import UserError, exits_cleanly
+from vivo.errors import UserError
+from vivo.program import exits_cleanly
 
 
 @exits_cleanly
@@ -31,6 +32,18 @@ def demo(arguments: argparse.Namespace) -> None:
     from vivo.demo.pipeline import run_demo
 
     run_demo(out, arguments.size, arguments.seeds, arguments.ablations, tuple(arguments.hold_out))
+
+
+def novel(arguments: argparse.Namespace) -> None:
+    """`vivo novel`: no pre-training against VIVO on a novel-object benchmark of photographs."""
+    from vivo.files import writable_folder
+
+    out = writable_folder(arguments.out)
+    from vivo.experiment.photographs import run_novel
+
+    run_novel(
+        arguments.benchmark, out, arguments.pictures, arguments.config, arguments.seeds, arguments.tags, arguments.set
+    )
 
 
 def world(arguments: argparse.Namespace) -> None:
@@ -170,6 +183,18 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--ablations", action="store_true", help="also the paper's ablations (always with --size full)")
     _add_hold_out(verb)
     verb.set_defaults(run=demo)
+
+    verb = verbs.add_parser("novel", help="no pre-training against VIVO on a novel-object benchmark of photographs")
+    verb.add_argument("benchmark", type=Path, metavar="DIR", help="of finetune/prepare_novel_split.py, with its stores")
+    verb.add_argument("--out", type=Path, required=True, help="folder for trainings and results; may be resumed")
+    verb.add_argument("--pictures", type=Path, required=True, metavar="DIR", help="the photographs, for the page")
+    verb.add_argument(
+        "--config", default="flickr_novel.yaml", help="name in configs/, configs/finetune/, configs/eval/"
+    )
+    verb.add_argument("--seeds", type=_positive, default=3, metavar="N", help="default: 3")
+    verb.add_argument("--tags", choices=("file", "self", "none"), default="file", help="default: file, the tagger's")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override in both trainings")
+    verb.set_defaults(run=novel)
 
     verb = verbs.add_parser(
         "world", help="only the embedded data: pictures, tags, captions in the formats of real data"

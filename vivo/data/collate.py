@@ -17,18 +17,17 @@ Both carry `image_ids`, a list of B strings. Whatever is random is drawn from (s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from vivo.attention_mask import text_attention_mask
 from vivo.data.text import TagPieces, encode_caption
 from vivo.data.types import Regions
 from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
-from vivo.modeling import VivoConfig
 from vivo.randomness import example_generator
 
 Batch = dict[str, Tensor | list[str]]
@@ -44,9 +43,9 @@ class Limits:
     tag_position_offset: int
 
     @classmethod
-    def of(cls, config: VivoConfig) -> "Limits":
-        """Those of a model."""
-        return cls(config.max_regions, config.max_tag_tokens, config.max_caption_tokens, config.tag_position_offset)
+    def of(cls, config: PreTrainedConfig) -> "Limits":
+        """Those of a model, from its VivoConfig."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
 def box_positions(boxes: np.ndarray, width: int, height: int) -> np.ndarray:

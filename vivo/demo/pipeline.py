@@ -8,11 +8,14 @@ from pathlib import Path
 
 from vivo.captioner import Captioner
 from vivo.data.text import load_tokenizer
-from vivo.demo import results, stages
-from vivo.demo.plan import SIZES, plan_of
+from vivo.demo import prepare
+from vivo.demo.sizes import SIZES, Size
 from vivo.detectors.base import load_detector
+from vivo.experiment.benchmark import Benchmark
+from vivo.experiment.plan import world_plan
+from vivo.experiment.run import run_comparison
+from vivo.experiment.stages import Clock, console
 from vivo.files import atomic_folder
-from vivo.metrics.nocaps import SplitScorer
 from vivo.modeling import VivoForCaptioning
 from vivo.weights import load_model
 
@@ -27,42 +30,46 @@ def run_demo(
     """The whole demo in the folder `out`.
 
     Args:
-        size: a key of vivo.demo.plan.SIZES.
+        size: a key of vivo.demo.sizes.SIZES.
         seeds: trainings of each model with seeds 0 .. seeds - 1; None is the size's default.
         ablations: all rows, whatever the size.
         held_out: combinations that no training caption says, see vivo.world.plan.WorldConfig.
     """
     extent = SIZES[size]
-    plan = plan_of(ablations or extent.all_rows)
-    stages.check_same_world(out, extent, held_out)
-    clock = stages.Clock(out / "seconds.json")
-    clock.run("world", lambda: stages.make_world(out, extent, held_out))
-    clock.run("examples", lambda: stages.make_examples(out))
-    clock.run("regions", lambda: stages.make_regions(out))
-
-    examples, classes = stages.evaluation_set(out)
-    scorer = SplitScorer(examples, classes)
-    all_seeds = list(range(seeds or extent.seeds))
-    scored = {row.name: results.RowScores(row, [], [], [], []) for row in plan.rows}
-    for seed in all_seeds:
-        for model in plan.models:
-            clock.run(f"train {model.name}/{seed}", lambda m=model, s=seed: stages.train_model(out, m, extent, s))
-        for row in plan.rows:
-            clock.run(f"caption {row.name}/{seed}", lambda r=row, s=seed: stages.caption_row(out, r, s))
-            captions = stages.caption_row(out, row, seed)
-            of_row = scored[row.name]
-            of_row.seeds.append(seed)
-            of_row.captions.append(captions)
-            of_row.scores.append(scorer.score(captions))
-            trained = clock.seconds.get(f"train {row.model}/{seed}", 0.0)
-            of_row.seconds.append(trained + clock.seconds[f"caption {row.name}/{seed}"])
-
-    rows = list(scored.values())
+    prepare.check_same_world(out, extent, held_out)
+    clock = Clock(out / "seconds.json")
+    clock.run("world", lambda: prepare.make_world(out, extent, held_out))
+    clock.run("examples", lambda: prepare.make_examples(out))
+    clock.run("regions", lambda: prepare.make_regions(out))
+    plan = world_plan(ablations or extent.all_rows)
+    run_comparison(out, world_benchmark(out, extent), plan, seeds or extent.seeds, clock, {"size": size})
     clock.run("captioner", lambda: save_captioner(out))
-    clock.run("report", lambda: results.write_page(out, plan, rows, scorer, examples, classes, size))
-    results.write_results(out, rows, scorer, clock.seconds, size)
-    results.print_table(rows, scorer)
-    stages.console.print(f"results {out / 'results.json'}, page {out / 'report.html'}, captioner {out / 'vivo'}")
+    console.print(f"results {out / 'results.json'}, page {out / 'report.html'}, captioner {out / 'vivo'}")
+
+
+def world_benchmark(out: Path, size: Size) -> Benchmark:
+    """The benchmark in a demo's folder."""
+
+    def length(steps: int) -> tuple[str, ...]:
+        batch = [f"optim.batch_size={size.batch_size}"] if size.batch_size else []
+        return (f"optim.steps={steps}", f"optim.warmup_steps={max(1, steps // 20)}", *batch)
+
+    world, regions, examples = out / "world", out / "regions", out / "examples"
+    return Benchmark(
+        title="OpenMoji nocaps",
+        configs=("world.yaml", "finetune/world.yaml", "eval/world.yaml"),
+        pair_regions=regions / "open_images",
+        pair_examples=examples / "tags.jsonl",
+        caption_regions=regions / "coco",
+        caption_examples=examples / "captions.jsonl",
+        validation_references=world / "coco" / "captions_val.json",
+        evaluation_regions=regions / "nocaps",
+        evaluation_references=world / "nocaps" / "nocaps_val_captions.json",
+        pictures=world / "nocaps" / "images",
+        classes=world / "classes.json",
+        pretrain=length(size.pretrain_steps),
+        finetune=length(size.finetune_steps),
+    )
 
 
 def save_captioner(out: Path) -> None:

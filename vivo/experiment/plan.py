@@ -1,4 +1,4 @@
-"""What a demo run consists of: sizes, rows of the table, and which runs stand behind each row.
+"""What a comparison consists of: rows of the table, and which trainings stand behind each row.
 
 A *row* of the table is one way of captioning the evaluation pictures. A *model* is a pre-training
 (or none) and a fine-tuning; several rows may read one model with other inputs (controls). Rows
@@ -6,44 +6,6 @@ A *row* of the table is one way of captioning the evaluation pictures. A *model*
 """
 
 from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything. Pictures by data set, updates by stage."""
-
-    open_images: int
-    coco: int
-    coco_val: int
-    nocaps: int
-    pretrain_steps: int
-    finetune_steps: int
-    seeds: int
-    batch_size: int = 0  # 0: the configuration's
-    all_rows: bool = False
-
-
-SIZES = {
-    # seconds, for tests: everything real, nothing learned
-    "tiny": Size(
-        open_images=160, coco=64, coco_val=8, nocaps=48, pretrain_steps=6, finetune_steps=6, seeds=1, batch_size=16
-    ),
-    # ten minutes on two cores
-    "demo": Size(
-        open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=1200, finetune_steps=150, seeds=1
-    ),
-    # hours: three seeds, every row
-    "full": Size(
-        open_images=5000,
-        coco=1600,
-        coco_val=32,
-        nocaps=800,
-        pretrain_steps=1400,
-        finetune_steps=200,
-        seeds=3,
-        all_rows=True,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -59,14 +21,14 @@ class ModelPlan:
 class Row:
     """A row of the table.
 
-    model: whose captions; "" for the untrained template. tags: "detector" or "none".
+    model: whose captions; "" for the untrained template. tags: "" as in training, or "none".
     shuffled: regions and tags of another picture (does the model look at the picture?).
     """
 
     name: str
     description: str
     model: str
-    tags: str = "detector"
+    tags: str = ""
     shuffled: bool = False
 
 
@@ -82,8 +44,9 @@ UNFROZEN = ("model.freeze_embeddings=false", "model.freeze_head_bias=false")
 
 NONE = ModelPlan("none", None)
 VIVO = ModelPlan("vivo", ())
+NONE_UNFROZEN = ModelPlan("none_unfrozen", None, UNFROZEN)
 ABLATIONS = [
-    ModelPlan("none_unfrozen", None, UNFROZEN),
+    NONE_UNFROZEN,
     ModelPlan("one_mask", ("masking.at_most=1",)),
     ModelPlan("no_hungarian", ("loss.hungarian=false",)),
     ModelPlan("vocab_boxed", ("data.vocabulary={examples}/boxed_classes.json",)),
@@ -98,7 +61,9 @@ _ABLATION_ROWS = [
     Row("one_mask", "VIVO with one masked tag a picture (paper's Table 6)", "one_mask"),
     Row("no_hungarian", "VIVO without matching (paper's Table 6)", "no_hungarian"),
     Row("vocab_boxed", "VIVO on tags of boxed classes only (paper's Table 5)", "vocab_boxed"),
-    Row("copy", "control: a template filled with the detector's tags, untrained", ""),
+]
+_CONTROL_ROWS = [
+    Row("copy", "control: a template filled with the tags, untrained", ""),
     Row("none, no tags", "control: none without tags at test", "none", tags="none"),
     Row("vivo, no tags", "control: VIVO without tags at test", "vivo", tags="none"),
     Row("none, other picture", "control: none with another picture's regions and tags", "none", shuffled=True),
@@ -106,8 +71,13 @@ _ABLATION_ROWS = [
 ]
 
 
-def plan_of(all_rows: bool) -> Plan:
+def world_plan(all_rows: bool) -> Plan:
     """The two rows of the demo, or all of them."""
     if not all_rows:
         return Plan([NONE, VIVO], _MAIN_ROWS)
-    return Plan([NONE, VIVO, *ABLATIONS], _MAIN_ROWS + _ABLATION_ROWS)
+    return Plan([NONE, VIVO, *ABLATIONS], _MAIN_ROWS + _ABLATION_ROWS + _CONTROL_ROWS)
+
+
+def photograph_plan() -> Plan:
+    """No pre-training (both ways) against VIVO, and the controls."""
+    return Plan([NONE, VIVO, NONE_UNFROZEN], [*_MAIN_ROWS, _ABLATION_ROWS[0], *_CONTROL_ROWS])

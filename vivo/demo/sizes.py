@@ -1,0 +1,41 @@
+"""How much of everything a demo makes and trains."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. Pictures by data set, updates by stage."""
+
+    open_images: int
+    coco: int
+    coco_val: int
+    nocaps: int
+    pretrain_steps: int
+    finetune_steps: int
+    seeds: int
+    batch_size: int = 0  # 0: the configuration's
+    all_rows: bool = False
+
+
+SIZES = {
+    # seconds, for tests: everything real, nothing learned
+    "tiny": Size(
+        open_images=160, coco=64, coco_val=8, nocaps=48, pretrain_steps=6, finetune_steps=6, seeds=1, batch_size=16
+    ),
+    # ten minutes on two cores
+    "demo": Size(
+        open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=1200, finetune_steps=150, seeds=1
+    ),
+    # hours: three seeds, every row
+    "full": Size(
+        open_images=5000,
+        coco=1600,
+        coco_val=32,
+        nocaps=800,
+        pretrain_steps=1400,
+        finetune_steps=200,
+        seeds=3,
+        all_rows=True,
+    ),
+}

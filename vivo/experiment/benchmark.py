@@ -1,0 +1,61 @@
+"""Where everything of a benchmark lies: what the embedded world and photographs have in common."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
+from vivo.data.types import CaptionExample
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What is asked of VIVO on a benchmark.
+
+    Attributes:
+        f1: of novel objects. cider: gain over the better row without pre-training, all pictures.
+        other_picture: share of the F1 that another picture's regions and tags may leave.
+    """
+
+    f1: float = 0.2
+    cider: float = 8
+    other_picture: float = 0.25
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Image-tag pairs, captioned pictures and evaluation pictures, each with its regions, and the configurations.
+
+    Attributes:
+        title: heads the table and the page.
+        configs: names of the configurations under configs/: pre-training, fine-tuning, evaluation.
+        pair_regions, pair_examples: RegionStore and tag examples of pre-training.
+        caption_regions, caption_examples: RegionStore and caption examples of fine-tuning.
+        validation_references: captions of a few pictures of `caption_regions`, shown while training.
+        evaluation_regions, evaluation_references: RegionStore and nocaps-format file of the evaluation pictures.
+        pictures: folder of the evaluation pictures, for the page.
+        classes: classes.json, the objects that F1 counts.
+        tags, tag_file: the tags in fine-tuning and evaluation, see `vivo.self_tagging.open_tag_source`.
+        goals: see `Goals`.
+        pretrain, finetune: overrides of the training configurations.
+    """
+
+    title: str
+    configs: tuple[str, str, str]
+    pair_regions: Path
+    pair_examples: Path
+    caption_regions: Path
+    caption_examples: Path
+    validation_references: Path
+    evaluation_regions: Path
+    evaluation_references: Path
+    pictures: Path
+    classes: Path
+    tags: str = "detector"
+    tag_file: str = ""
+    goals: Goals = Goals()
+    pretrain: tuple[str, ...] = ()
+    finetune: tuple[str, ...] = ()
+
+    def evaluation_set(self) -> tuple[list[CaptionExample], list[WorldClass]]:
+        """The evaluation pictures with references and domains, and the classes."""
+        return read_nocaps(self.evaluation_references), read_classes(self.classes)

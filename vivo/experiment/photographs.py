@@ -1,0 +1,91 @@
+"""`vivo novel`: VIVO against no pre-training on a novel-object benchmark of photographs.
+
+finetune/prepare_novel_split.py makes DIR, pretrain/extract_regions.py DIR/regions/{training,evaluation},
+pretrain/train_tagger.py DIR/tagger; then everything that learns, captions and scores happens here.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vivo.config import configs_dir
+from vivo.data.novel_files import check_novel_benchmark
+from vivo.data.regions import RegionStore
+from vivo.errors import UserError
+from vivo.experiment.benchmark import Benchmark, Goals
+from vivo.experiment.plan import photograph_plan
+from vivo.experiment.run import run_comparison
+from vivo.experiment.stages import Clock, console
+
+GOALS = Goals(f1=0.15, cider=0.0, other_picture=1 / 3)
+
+
+def run_novel(
+    folder: Path, out: Path, pictures: Path, config: str, seeds: int, tags: str, overrides: Sequence[str] = ()
+) -> None:
+    """The comparison on the benchmark in `folder`, into `out`.
+
+    Args:
+        pictures: folder of the photographs, for the page.
+        config: name of a configuration in configs/, with namesakes in finetune/ and eval/.
+        tags: "file" the tagger's, "self" the pre-trained model's own, or "none".
+        overrides: of both training configurations.
+    """
+    bench = photograph_benchmark(folder, pictures, config, tags, tuple(overrides))
+    check_novel_benchmark(folder)
+    check_stores_apart(bench)
+    clock = Clock(out / "seconds.json")
+    run_comparison(out, bench, photograph_plan(), seeds, clock, {"benchmark": folder.name, "tags": tags})
+    console.print(f"results {out / 'results.json'}, page {out / 'report.html'}")
+
+
+def photograph_benchmark(
+    folder: Path, pictures: Path, config: str, tags: str, overrides: tuple[str, ...] = ()
+) -> Benchmark:
+    """Where everything of a novel split lies.
+
+    Raises:
+        UserError: a part is missing; the program that makes it is named.
+    """
+    regions, tag_file = folder / "regions", folder / "tagger" / "tags.jsonl"
+    needed = {
+        folder / "split.json": "finetune/prepare_novel_split.py",
+        regions / "training" / "manifest.json": "pretrain/extract_regions.py",
+        regions / "evaluation" / "manifest.json": "pretrain/extract_regions.py",
+        configs_dir() / config: "copying configs/flickr_novel.yaml",
+    }
+    if tags == "file":
+        needed[tag_file] = "pretrain/train_tagger.py"
+    for path, maker in needed.items():
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; make it by {maker} (docs/photographs.md has all commands)")
+    return Benchmark(
+        title=f"novel objects in {folder.name}",
+        configs=(config, f"finetune/{config}", f"eval/{config}"),
+        pair_regions=regions / "training",
+        pair_examples=folder / "tags.jsonl",
+        caption_regions=regions / "training",
+        caption_examples=folder / "captions.jsonl",
+        validation_references=folder / "captions_val.json",
+        evaluation_regions=regions / "evaluation",
+        evaluation_references=folder / "nocaps_val_captions.json",
+        pictures=pictures,
+        classes=folder / "classes.json",
+        tags=tags,
+        tag_file=str(tag_file) if tags == "file" else "",
+        goals=GOALS,
+        pretrain=overrides,
+        finetune=overrides,
+    )
+
+
+def check_stores_apart(bench: Benchmark) -> None:
+    """`UserError` where a training store holds an evaluation picture."""
+    evaluation = RegionStore(bench.evaluation_regions)
+    for path in {bench.pair_regions, bench.caption_regions}:
+        training = RegionStore(path)
+        shared = [image_id for image_id in evaluation if image_id in training]
+        if shared:
+            raise UserError(
+                f"{path}: holds {len(shared)} evaluation pictures (first: {shared[0]}); extract the pictures of "
+                "training_pictures.tsv and evaluation_pictures.tsv into a store each"
+            )

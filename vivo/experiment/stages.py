@@ -1,0 +1,136 @@
+"""The stages of a comparison. Each is skipped when its result is there, so that a stopped run goes on."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vivo.config import TrainConfig, configs_dir, load_config, load_eval_config
+from vivo.data.nocaps import read_nocaps
+from vivo.data.predictions import write_predictions
+from vivo.data.regions import RegionStore
+from vivo.experiment.benchmark import Benchmark
+from vivo.experiment.plan import ModelPlan, Row
+from vivo.files import atomic_write_json
+from vivo.prediction import predict_split
+from vivo.randomness import epoch_permutation
+from vivo.self_tagging import open_tag_source
+from vivo.training.runs import finetune, pretrain
+
+console = Console(stderr=True)
+
+
+class Clock:
+    """Seconds that each stage took, kept in a file so that a resumed run adds up."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def run(self, name: str, work: Callable[[], object]) -> None:
+        """Run `work`, add its time to stage `name`, and say so."""
+        began = time.monotonic()
+        try:
+            work()
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+            atomic_write_json(self.path, self.seconds)
+        console.print(f"[bold]{name}[/bold] {self.seconds[name]:.0f} s", highlight=False)
+
+
+def train_model(out: Path, bench: Benchmark, plan: ModelPlan, seed: int) -> Path:
+    """Pre-train (or not) and fine-tune; returns the folder of the captioning model."""
+    run = out / "rows" / plan.name / f"seed{seed}"
+    start = "minilm"
+    if plan.pretrain is not None:
+        start = str(run / "pretrain" / "model")
+        if not Path(start).is_dir():
+            pretrain(pretrain_config(bench, plan, run / "pretrain", seed))
+    model = run / "finetune" / "model"
+    if not model.is_dir():
+        finetune(finetune_config(bench, plan, run / "finetune", start, seed))
+    return model
+
+
+def pretrain_config(bench: Benchmark, plan: ModelPlan, run: Path, seed: int) -> TrainConfig:
+    """The benchmark's configuration of pre-training, for this run."""
+    return _config(
+        bench.configs[0],
+        f"out={run}",
+        "init=minilm",
+        f"seed={seed}",
+        f"data.regions={bench.pair_regions}",
+        f"data.examples={bench.pair_examples}",
+        *bench.pretrain,
+        *(override.format(examples=bench.pair_examples.parent) for override in plan.pretrain or ()),
+    )
+
+
+def finetune_config(bench: Benchmark, plan: ModelPlan, run: Path, start: str, seed: int) -> TrainConfig:
+    """The benchmark's configuration of fine-tuning, for this run, from the checkpoint `start`."""
+    validation = ["data.validation_regions=", "data.validation_references=", "tracking.validate_every=0"]
+    if bench.validation_references.is_file():
+        references = f"data.validation_references={bench.validation_references}"
+        validation = [f"data.validation_regions={bench.caption_regions}", references]
+    return _config(
+        bench.configs[1],
+        f"out={run}",
+        f"init={start}",
+        f"seed={seed}",
+        f"data.regions={bench.caption_regions}",
+        f"data.examples={bench.caption_examples}",
+        *validation,
+        f"data.tags={bench.tags}",
+        f"data.tag_file={bench.tag_file}",
+        *bench.finetune,
+        *plan.finetune,
+    )
+
+
+def _config(file: str, *overrides: str) -> TrainConfig:
+    """The repository's configuration with checkpoints at each quarter of the run."""
+    config = load_config(configs_dir() / file, overrides)
+    return load_config(
+        configs_dir() / file, [*overrides, f"tracking.save_every={max(1, config.optim.steps // 4 or 100)}"]
+    )
+
+
+def caption_row(out: Path, bench: Benchmark, row: Row, seed: int) -> dict[str, str]:
+    """Captions of the evaluation pictures for one row and seed; written once, then read."""
+    path = out / "rows" / row.name.replace(", ", "-").replace(" ", "_") / f"seed{seed}" / "predictions.json"
+    if path.is_file():
+        return {r["image_id"]: r["caption"] for r in json.loads(path.read_text())}
+    # ids only: the captions of an evaluation split are never looked at here
+    image_ids = [e.image_id for e in read_nocaps(bench.evaluation_references)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not row.model:
+        return _template_captions(bench, image_ids, path)
+    shown = _derangement(image_ids, seed) if row.shuffled else None
+    model = out / "rows" / row.model / f"seed{seed}" / "finetune" / "model"
+    decode = load_eval_config(configs_dir() / bench.configs[2]).decode
+    tags = row.tags or bench.tags
+    return predict_split(model, bench.evaluation_regions, image_ids, tags, decode, path, shown, bench.tag_file)
+
+
+def _derangement(image_ids: Sequence[str], seed: int) -> dict[str, str]:
+    """Each picture's partner: the next one in a random cycle, so never itself."""
+    order = epoch_permutation(seed, 0, len(image_ids))
+    return {image_ids[a]: image_ids[b] for a, b in zip(order, [*order[1:], order[0]], strict=True)}
+
+
+def _template_captions(bench: Benchmark, image_ids: Sequence[str], path: Path) -> dict[str, str]:
+    """The untrained control: "a photo of" the tags that the models see."""
+    store = RegionStore(bench.evaluation_regions)
+    source = open_tag_source(bench.tags, store, image_ids, bench.tag_file)
+    captions = {}
+    for image_id in image_ids:
+        tags = [f"{'an' if tag[0] in 'aeiou' else 'a'} {tag}" for tag in source(image_id, [], store[image_id])]
+        captions[image_id] = "a photo of " + " and ".join(tags or ["something"])
+    write_predictions(
+        path,
+        [{"image_id": i, "caption": c, "score": 0.0} for i, c in captions.items()],
+        {"control": "template filled from tags", "pictures": len(captions)},
+    )
+    return captions
