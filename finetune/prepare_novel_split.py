@@ -31,7 +31,7 @@ from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.metrics.tokenizer import ptb_tokenize_all
 from vivo.metrics.word_forms import ClassFinder
-from vivo.program import exits_cleanly
+from vivo.program import exits_cleanly, whole_number
 
 Tokens = list[list[list[str]]]  # [picture][caption][token]
 
@@ -331,16 +331,10 @@ def _parser() -> argparse.ArgumentParser:
     ):
         field = {"min-evaluation-each": "evaluation_each", "min-pairs": "pairs_each", "in-domain": "in_domain"}
         value = getattr(default, field.get(name, name))
-        parser.add_argument(f"--{name}", type=_whole, default=value, metavar="N", help=f"{text}; default: {value}")
+        parser.add_argument(
+            f"--{name}", type=whole_number(0), default=value, metavar="N", help=f"{text}; default: {value}"
+        )
     return parser
-
-
-def _whole(text: str) -> int:
-    """A whole number from 0, for argparse."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return number
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from vivo.data.open_images import (
 from vivo.data.tag_rules import TagRules, detector_tags, tag_name
 from vivo.data.types import TagExample
 from vivo.files import atomic_write_json, writable_folder
-from vivo.program import exits_cleanly
+from vivo.program import exits_cleanly, whole_number
 
 
 @exits_cleanly
@@ -192,10 +192,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="drop a tag where a finer one by this class hierarchy is there; default: keep both",
     )
-    add("--min-count", type=_natural, default=1, metavar="N", help="pictures that a tag needs; default: 1")
+    add("--min-count", type=whole_number(0), default=1, metavar="N", help="pictures that a tag needs; default: 1")
     add(
         "--max-tag-tokens",
-        type=_natural,
+        type=whole_number(0),
         default=15,
         metavar="N",
         help="word pieces of a picture's tags together; default: 15, as in the paper; 0: keep all, training then draws"
@@ -218,14 +218,6 @@ def _share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
-    return number
-
-
-def _natural(text: str) -> int:
-    """A whole number from 0 on, for argparse."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
     return number
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from vivo.data.foreign.convert import convert
 from vivo.data.regions import RegionStore
@@ -162,7 +161,8 @@ def npz_folder(folder: Path, turned: bool = False) -> Path:
 
 def nocaps_h5(path: Path, padded: bool = False, leave_out: str = "") -> Path:
     """As extract_features_vg.py writes it; `padded`: three-dimensional, as the baseline's reader documents it."""
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     count = len(PICTURES)
     with h5py.File(path, "w") as file:
         columns = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from vivo import __version__
 from vivo.data.own_arguments import add_source_arguments
 from vivo.errors import UserError
-from vivo.program import exits_cleanly
+from vivo.program import exits_cleanly, whole_number
 
 
 @exits_cleanly
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder for everything; an interrupted demo goes on there"
     )
     verb.add_argument("--size", choices=("tiny", "demo", "full"), default="demo", help="default: demo, 10 minutes")
-    verb.add_argument("--seeds", type=_positive, metavar="N", help="default: 1, or 3 with --size full")
+    verb.add_argument("--seeds", type=whole_number(1), metavar="N", help="default: 1, or 3 with --size full")
     verb.add_argument("--ablations", action="store_true", help="also the paper's ablations (always with --size full)")
     _add_hold_out(verb)
     verb.set_defaults(run=demo)
@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--config", default="flickr_novel.yaml", help="name in configs/, configs/finetune/, configs/eval/"
     )
-    verb.add_argument("--seeds", type=_positive, default=3, metavar="N", help="default: 3")
+    verb.add_argument("--seeds", type=whole_number(1), default=3, metavar="N", help="default: 3")
     verb.add_argument("--tags", choices=("file", "self", "none"), default="file", help="default: file, the tagger's")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override in both trainings")
     verb.set_defaults(run=novel)
@@ -207,14 +207,16 @@ def _parser() -> argparse.ArgumentParser:
         ("coco-val", "with captions, for validation"),
         ("nocaps", "for evaluation, with ten references each"),
     ):
-        verb.add_argument(f"--{name}", type=_positive, metavar="N", help=f"pictures {text}")
+        verb.add_argument(f"--{name}", type=whole_number(1), metavar="N", help=f"pictures {text}")
     _add_hold_out(verb)
     verb.set_defaults(run=world)
 
     verb = verbs.add_parser("caption", help="captions for pictures of your own")
     verb.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     verb.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="as runs/demo/vivo of the demo")
-    verb.add_argument("--beam", type=_positive, default=1, metavar="N", help="width of the search; default: 1, greedy")
+    verb.add_argument(
+        "--beam", type=whole_number(1), default=1, metavar="N", help="width of search; default: 1, greedy"
+    )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=caption)
 
@@ -276,14 +278,6 @@ def _add_hold_out(verb: argparse.ArgumentParser) -> None:
         metavar="A,B[,C]",
         help='keep a combination out of all training captions: "red,car" or "dog,left of,cat"; may be repeated',
     )
-
-
-def _positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return number
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Every command (`vivo ...`, `pretrain/*.py`, `finetune/*.py`, `eval/*.py`) wraps 
 `exits_cleanly` and imports PyTorch inside it. Importing the library changes nothing in the process.
 """
 
+import argparse
 import functools
 import os
 import sys
@@ -30,6 +31,19 @@ def exits_cleanly(
             return 130
 
     return wrapped
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {text}")
+        return number
+
+    parse.__name__ = "whole number"  # argparse names the type in its message
+    return parse
 
 
 def set_cpu_defaults() -> None:

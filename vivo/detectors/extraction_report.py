@@ -13,6 +13,7 @@ from vivo.data.types import Regions
 from vivo.detectors.base import Detector
 from vivo.detectors.picture_batches import sample_pictures
 from vivo.errors import UserError
+from vivo.progress import size_text
 
 _SAMPLE = 8
 """Pictures that are detected once more to estimate the size: a second on a CPU."""
@@ -44,18 +45,10 @@ def announce(paths: Sequence[str], store: Path, detector: Detector) -> str:
     size = f"{len(paths)} pictures to do, about {regions:.1f} regions of {detector.feature_size} numbers each"
     if needed > free:
         raise UserError(
-            f"{store}: {size} need about {_bytes(needed)}, but only {_bytes(free)} are free there; free some space or"
-            " choose another folder"
+            f"{store}: {size} need about {size_text(needed)}, but only {size_text(free)} are free there; free some"
+            " space or choose another folder"
         )
-    return f"{store}: {size}: about {_bytes(needed)} ({_bytes(free)} free)"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    return f"{store}: {size}: about {size_text(needed)} ({size_text(free)} free)"
 
 
 class ProgressReport:

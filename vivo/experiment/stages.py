@@ -92,9 +92,8 @@ def finetune_config(bench: Benchmark, plan: ModelPlan, run: Path, start: str, se
 def _config(file: str, *overrides: str) -> TrainConfig:
     """The repository's configuration with checkpoints at each quarter of the run."""
     config = load_config(configs_dir() / file, overrides)
-    return load_config(
-        configs_dir() / file, [*overrides, f"tracking.save_every={max(1, config.optim.steps // 4 or 100)}"]
-    )
+    config.tracking.save_every = max(1, config.optim.steps // 4 or 100)
+    return config
 
 
 def caption_row(out: Path, bench: Benchmark, row: Row, seed: int) -> dict[str, str]:
