@@ -8,7 +8,7 @@ from vivo.attention_mask import joint_attention_mask, text_attention_mask
 from vivo.config import DecodeConfig
 from vivo.decoding.search import beam_search
 from vivo.errors import UserError
-from vivo.modeling import CAPTION_SEGMENT, VivoConfig, VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import CAPTION_SEGMENT, Packing, VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.prediction import CachedStep, caption_batch
 from vivo.weights import bert_config, bert_folder, load_bert
 
@@ -59,9 +59,11 @@ def joint_pass(model, context, ids, positions, text_mask):
     regions = vivo.regions(context["region_features"], context["region_positions"])
     x = torch.cat([text, tags, regions], dim=1)
     seen = joint_attention_mask(text_mask, torch.cat([context["tag_mask"], context["region_mask"]], dim=1))
+    packing = Packing(*x.shape[:2])
+    flat = x.flatten(0, 1)
     for layer in vivo.layers:
-        x, _ = layer(x, seen, [])
-    return x
+        flat, _ = layer(flat, packing, seen, [])
+    return packing.pad(flat)
 
 
 def test_two_passes_equal_one_joint_pass_forward_and_gradient():

@@ -9,10 +9,17 @@ Tags and regions never see the caption (attention_mask.py), so the model runs in
 together equal one pass with the joint mask: `encode_context` (tags + regions, once per picture)
 and `encode_text` (caption tokens, which also read the context's keys and values).
 
+Padding is never computed: the linear maps run on the n real elements of a batch, packed into [n, D]
+(`Packing`); only attention, which is cheap beside them, sees rows of equal length. And the last layer
+computes its output only where a loss or a choice reads it (`wanted`): with two layers that is a quarter of
+the work of a training step. Both are exact.
+
     B pictures, T tag tokens, R regions, S = T + R context positions, L text positions,
     P cached text positions, D width, N heads, H = D / N, F region feature size, V word pieces
+    n real elements of a padded [B, S] or [B, L], K wanted ones
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -97,7 +104,8 @@ class VivoConfig(PreTrainedConfig):
 class Context:
     """Tags and regions of B pictures, encoded once.
 
-    hidden: [B, S, D] last layer. keys, values: per layer [B, N, S, H]. mask: bool [B, S].
+    hidden: last layer, [B, S, D], or [K, D] where only K places were wanted. keys, values: per layer
+    [B, N, S, H]. mask: bool [B, S].
     """
 
     hidden: Tensor
@@ -118,6 +126,38 @@ class TextState:
     values: list[Tensor]
 
 
+class Packing:
+    """The n real elements of rows that are padded to a common length.
+
+    Args:
+        rows, length: B and L of the padded [B, L].
+        places: int [n], where the real elements stand in the flattened [B * L], each once, in any order;
+            None for all of them, in order.
+    """
+
+    def __init__(self, rows: int, length: int, places: Tensor | None = None):
+        self.rows, self.length, self.places = rows, length, places
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B, L, ...] -> [n, ...]."""
+        flat = x.flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+    def pad(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """[n, D] (or [K, D] at the places `wanted`) -> [B, L, D], zero elsewhere."""
+        places = self.places if wanted is None else wanted
+        if places is not None:
+            x = x.new_zeros(self.rows * self.length, x.shape[1]).index_copy(0, places, x)
+        return x.view(self.rows, self.length, -1)
+
+    def order(self, places: Tensor) -> Tensor:
+        """Places in [B * L], int [K], all of them real -> their indices among the n."""
+        if self.places is None:
+            return places
+        index = torch.arange(self.places.shape[0], device=places.device)
+        return places.new_zeros(self.rows * self.length).index_copy(0, self.places, index)[places]
+
+
 class TextEmbeddings(nn.Module):
     """word + position + segment, layer norm, dropout; as in BERT."""
 
@@ -130,7 +170,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segment: int) -> Tensor:
-        """int [B, L], int [B, L] -> [B, L, D]."""
+        """int [...], int [...] -> [..., D]."""
         summed = self.word(input_ids) + self.position(position_ids) + self.segment.weight[segment]
         return self.dropout(self.norm(summed))
 
@@ -161,7 +201,7 @@ class RegionProjection(nn.Module):
         self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
-        """[B, R, F], [B, R, 6] -> [B, R, D]."""
+        """[..., F], [..., 6] -> [..., D]."""
         # a feature that is rare in the sample can lie hundreds of deviations away
         features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
         return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))
@@ -192,15 +232,35 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, x: Tensor, mask: Tensor, before: list[tuple[Tensor, Tensor]]
+        self,
+        x: Tensor,
+        packing: Packing,
+        mask: Tensor,
+        before: list[tuple[Tensor, Tensor]],
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [B, L, D], mask bool [B, 1 or L, keys], `before` = (keys, values) [B, N, *, H] put in front.
+        """One layer over the real elements of a batch.
 
-        Returns the new x and this call's own keys and values [B, N, L, H].
+        Args:
+            x: [n, D], packed by `packing`. mask: bool [B, 1 or L, keys].
+            before: (keys, values) [B, N, *, H] that stand before these elements' own.
+            wanted: int [K], places in [B * L] whose output is computed; None for all n.
+
+        Returns:
+            The new x, [n, D] or [K, D], and this call's own keys and values [B, N, L, H] (zero at padding).
         """
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        own = (k, v)
+        width = x.shape[1]
+        if wanted is None:
+            q, k, v = self.qkv(x).split(width, dim=1)
+        else:
+            k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=1)
+        own = k, v = self._heads(packing.pad(k)), self._heads(packing.pad(v))
+        if wanted is not None:
+            x = x.index_select(0, packing.order(wanted))
+            if not x.shape[0]:
+                return x, own
+            q = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+        q = self._heads(packing.pad(q, wanted))
         if before:
             k = torch.cat([keys for keys, _ in before] + [k], dim=2)
             v = torch.cat([values for _, values in before] + [v], dim=2)
@@ -208,10 +268,15 @@ class Layer(nn.Module):
             attended = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask[:, None], dropout_p=self.attention_dropout if self.training else 0.0
             )
-        attended = attended.transpose(1, 2).reshape(batch, length, width)
+        attended = attended.transpose(1, 2).flatten(2)
+        attended = packing.pack(attended) if wanted is None else attended.flatten(0, 1).index_select(0, wanted)
         x = self.attention_norm(x + self.dropout(self.attention_output(attended)))
         inner = self.feed_forward_out(F.gelu(self.feed_forward_in(x)))
         return self.feed_forward_norm(x + self.dropout(inner)), own
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, N, L, H]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class MaskedTokenHead(nn.Module):
@@ -257,6 +322,7 @@ class VivoModel(VivoPreTrainedModel):
         region_features: Tensor,
         region_positions: Tensor,
         region_mask: Tensor,
+        wanted: Tensor | None = None,
     ) -> Context:
         """Tags and regions, which see each other in both directions and nothing else.
 
@@ -264,19 +330,27 @@ class VivoModel(VivoPreTrainedModel):
             tag_ids: int [B, T], T may be 0. tag_positions: int [B, T], from tag_position_offset on.
             tag_mask: bool [B, T], False for padding.
             region_features: [B, R, F]. region_positions: [B, R, 6]. region_mask: bool [B, R].
+            wanted: int [K], places in the flattened [B * S] whose output is needed; None for all. With none
+                (K = 0) the context is there to be read by text.
 
         Returns:
-            Context; rows of `hidden` are the T tags, then the R regions.
+            Context; rows of `hidden` are the T tags, then the R regions, or the K wanted ones.
         """
-        regions = self.regions(region_features, region_positions)
-        tags = self.embeddings(tag_ids, tag_positions, self.config.tag_segment)
-        x = torch.cat([tags.to(regions.dtype), regions], dim=1)
+        rows, tags = tag_ids.shape
+        regions = region_mask.shape[1]
+        tag_places, region_places = true_places(tag_mask), true_places(region_mask)
+        of_tags, of_regions = Packing(rows, tags, tag_places), Packing(rows, regions, region_places)
+        seen = self.regions(of_regions.pack(region_features), of_regions.pack(region_positions))
+        told = self.embeddings(of_tags.pack(tag_ids), of_tags.pack(tag_positions), self.config.tag_segment)
+        x = torch.cat([told.to(seen.dtype), seen])
+        size = tags + regions
+        packing = Packing(
+            rows,
+            size,
+            torch.cat([context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]),
+        )
         mask = torch.cat([tag_mask, region_mask], dim=1)
-        keys, values = [], []
-        for layer in self.layers:
-            x, (k, v) = layer(x, mask[:, None, :], [])
-            keys.append(k)
-            values.append(v)
+        x, keys, values = self._layers(x, packing, mask[:, None, :], lambda _: [], wanted)
         return Context(x, keys, values, mask)
 
     def encode_text(
@@ -286,6 +360,8 @@ class VivoModel(VivoPreTrainedModel):
         position_ids: Tensor,
         mask: Tensor,
         state: TextState | None = None,
+        places: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, TextState]:
         """Caption tokens, which read the context, cached tokens and one another as `mask` says.
 
@@ -294,23 +370,51 @@ class VivoModel(VivoPreTrainedModel):
             input_ids, position_ids: int [B, L].
             mask: bool [B, L, P + L], text to (cached text, text); the context is always visible.
             state: P cached tokens, or None (P = 0).
+            places: int, where the real tokens stand in the flattened [B * L]; None for all.
+            wanted: int [K], those whose output is needed; None for all.
 
         Returns:
-            hidden [B, L, D], and the keys and values of these L elements alone.
+            hidden [B, L, D] or [K, D], and the keys and values of these L elements alone.
         """
-        x = self.embeddings(input_ids, position_ids, CAPTION_SEGMENT)
+        packing = Packing(*input_ids.shape, places)
+        x = self.embeddings(packing.pack(input_ids), packing.pack(position_ids), CAPTION_SEGMENT)
         if context is not None:
             seen = context.mask[:, None, :].expand(-1, input_ids.shape[1], -1)
             mask = torch.cat([seen, mask], dim=2)
+
+        def before(index: int) -> list[tuple[Tensor, Tensor]]:
+            earlier = [] if context is None else [(context.keys[index], context.values[index])]
+            return earlier if state is None else [*earlier, (state.keys[index], state.values[index])]
+
+        x, keys, values = self._layers(x, packing, mask, before, wanted)
+        return x, TextState(keys, values)
+
+    def _layers(
+        self,
+        x: Tensor,
+        packing: Packing,
+        mask: Tensor,
+        before: Callable[[int], list[tuple[Tensor, Tensor]]],
+        wanted: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """[n, D] through all layers -> output [B, L, D] or [K, D], and each layer's keys and values."""
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            before = [] if context is None else [(context.keys[index], context.values[index])]
-            if state is not None:
-                before.append((state.keys[index], state.values[index]))
-            x, (k, v) = layer(x, mask, before)
+            last = index == len(self.layers) - 1
+            x, (k, v) = layer(x, packing, mask, before(index), wanted if last else None)
             keys.append(k)
             values.append(v)
-        return x, TextState(keys, values)
+        return (packing.pad(x) if wanted is None else x), keys, values
+
+
+def context_places(places: Tensor, length: int, size: int, first: int = 0) -> Tensor:
+    """Places in a flattened [B * length] -> in the flattened [B * size] whose rows hold it from `first` on."""
+    return places.div(max(length, 1), rounding_mode="floor") * size + places % max(length, 1) + first
+
+
+def true_places(mask: Tensor) -> Tensor:
+    """bool [B, L] -> int64 [n], where it is True in the flattened [B * L] (a GPU is waited for)."""
+    return mask.flatten().nonzero()[:, 0]
 
 
 class _VivoWithHead(VivoPreTrainedModel):
@@ -339,7 +443,7 @@ class _VivoWithHead(VivoPreTrainedModel):
         self.vivo.embeddings.word.weight.requires_grad_(not embeddings)
         self.head.bias.requires_grad_(not output_bias)
 
-    def encode_context(self, batch: dict[str, Tensor]) -> Context:
+    def encode_context(self, batch: dict[str, Tensor], wanted: Tensor | None = None) -> Context:
         """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""
         return self.vivo.encode_context(
             batch["tag_ids"],
@@ -348,6 +452,7 @@ class _VivoWithHead(VivoPreTrainedModel):
             batch["region_features"],
             batch["region_positions"],
             batch["region_mask"],
+            wanted,
         )
 
 
@@ -364,10 +469,9 @@ class VivoForTagPretraining(_VivoWithHead):
         Returns:
             {"logits": [K, V]} for the K masked tag tokens of the batch, in the order of `slot_index`.
         """
-        context = self.encode_context(batch)
         tags = batch["tag_ids"].shape[1]
-        hidden = context.hidden[:, :tags].flatten(0, 1)[batch["slot_index"]]
-        return {"logits": self.logits(hidden)}
+        slots = context_places(batch["slot_index"], tags, tags + batch["region_mask"].shape[1])
+        return {"logits": self.logits(self.encode_context(batch, slots).hidden)}
 
 
 class VivoForCaptioning(_VivoWithHead):
@@ -383,9 +487,17 @@ class VivoForCaptioning(_VivoWithHead):
         Returns:
             {"logits": [K, V]} in the order of `target_index`.
         """
-        context = self.encode_context(batch)
-        hidden, _ = self.vivo.encode_text(context, batch["text_ids"], batch["text_positions"], batch["text_mask"])
-        return {"logits": self.logits(hidden.flatten(0, 1)[batch["target_index"]])}
+        targets = batch["target_index"]
+        context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
+        hidden, _ = self.vivo.encode_text(
+            context,
+            batch["text_ids"],
+            batch["text_positions"],
+            batch["text_mask"],
+            places=batch.get("text_places"),
+            wanted=targets,
+        )
+        return {"logits": self.logits(hidden)}
 
 
 AutoConfig.register("vivo", VivoConfig)

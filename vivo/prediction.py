@@ -50,12 +50,13 @@ class CachedStep:
         # rows: last tokens, then [MASK]s; columns: cached tokens step by step, last tokens, [MASK]s
         seen = torch.cat([same] * (self.place + 1), dim=1)
         mask = torch.cat([torch.cat([seen, alone], dim=1), torch.cat([seen, same], dim=1)], dim=0)
+        asked = torch.arange(pictures * 2 * beam, device=ids.device).view(pictures, 2, beam)[:, 1].flatten()
         hidden, new = self.model.vivo.encode_text(
-            self.context, ids, positions, mask.expand(pictures, -1, -1), self.state
+            self.context, ids, positions, mask.expand(pictures, -1, -1), self.state, wanted=asked
         )
         self._append(new, beam)
         self.place += 1
-        return self.model.logits(hidden[:, beam:]).float().log_softmax(dim=-1)
+        return self.model.logits(hidden).float().log_softmax(dim=-1).view(pictures, beam, -1)
 
     def _append(self, new: TextState, beam: int) -> None:
         """Keep the keys and values of the last tokens; those of [MASK] are dropped."""
@@ -86,7 +87,8 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
     """Hypotheses of each picture of a batch (tag and region keys of data/collate.py), best first."""
     config = model.config
     limit = min(decode.max_tokens, config.max_caption_tokens - 1)
-    step = CachedStep(model, model.encode_context(batch), decode.beam)
+    nothing = torch.empty(0, dtype=torch.int64, device=batch["tag_ids"].device)
+    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam)
     pictures, device = batch["region_mask"].shape[0], batch["region_mask"].device
     ends = (config.cls_token_id, config.sep_token_id)
     if decode.beam == 1:

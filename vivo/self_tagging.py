@@ -26,7 +26,7 @@ from vivo.data.tag_source import TagSource, read_tag_file
 from vivo.data.text import TagPieces, load_tokenizer
 from vivo.data.types import Regions
 from vivo.errors import UserError
-from vivo.modeling import VivoForTagPretraining
+from vivo.modeling import VivoForTagPretraining, context_places, true_places
 from vivo.training.checkpoint import save_model
 from vivo.weights import load_model
 
@@ -126,7 +126,9 @@ class SelfTagger:
             "tag_positions": torch.tensor(places, device=device).expand(shape),
             "tag_mask": torch.ones(shape, dtype=torch.bool, device=device),
         }
-        hidden = self.model.encode_context(masked).hidden[:, : slots * size]
+        regions = batch["region_mask"].shape[1]
+        wanted = context_places(true_places(masked["tag_mask"]), slots * size, slots * size + regions)
+        hidden = self.model.encode_context(masked, wanted).hidden
         log_p = self.model.logits(hidden, self._used.to(device)).float().log_softmax(-1).view(pictures, slots, size, -1)
         chains = self._chains[size].to(device)  # [names, size]
         total = sum(log_p[:, :, n].index_select(2, chains[:, n]) for n in range(size))  # [B, slots, names]

@@ -10,6 +10,7 @@ TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
 
 CaptionBatch (fine-tuning): the same tag and region keys (no tag is masked), and
     text_ids, text_positions int64 [B, L]; text_mask bool [B, L, L]
+    text_places int64          elements that are no padding, as places in the flattened [B * L]
     target_index int64 [K]     supervised elements, as places in the flattened [B * L]
     target_ids int64 [K]
 
@@ -254,10 +255,12 @@ class CaptionCollator(_Collator):
                 index.extend(place + i for i in text.where)
                 targets.extend(text.targets)
                 place += len(text.ids)
+        real = _lengths_mask(ids)
         return {
             "text_ids": _padded(ids, self.tokenizer.pad_token_id),
             "text_positions": positions,
-            "text_mask": text_attention_mask(positions, _lengths_mask(ids), group, query),
+            "text_places": real.flatten().nonzero()[:, 0],
+            "text_mask": text_attention_mask(positions, real, group, query),
             "target_index": torch.tensor(index, dtype=torch.int64),
             "target_ids": torch.tensor(targets, dtype=torch.int64),
         }
