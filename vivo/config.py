@@ -24,6 +24,9 @@ class ModelConfig:
 
     # Cut the encoder to the first n layers of `init`; null keeps all of them.
     layers: int | None = at_least(None, 1)
+    # File of the word pieces to keep of the text model's vocabulary, one a line (vivo/data/vocabulary.py);
+    # "" keeps all. A smaller softmax is most of the speed of a small model on a CPU.
+    vocabulary: str = ""
     # Width, heads and feed-forward width, for `init: random` only.
     hidden_size: int = at_least(384, 1)
     heads: int = at_least(12, 1)

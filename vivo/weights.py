@@ -6,6 +6,7 @@ file lacks (a sentence encoder has no head) keeps its initial values and is repo
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +62,7 @@ _HEAD = {
     "head.norm.bias": "cls.predictions.transform.LayerNorm.bias",
     "head.bias": "cls.predictions.bias",
 }
+_BY_PIECE = ("vivo.embeddings.word.weight", "head.bias")
 
 
 def key_map(layers: int) -> dict[str, str | list[str]]:
@@ -89,7 +91,7 @@ def bert_folder(name: str) -> Path:
 
 
 def bert_config(folder: Path, layers: int | None = None, **ours) -> VivoConfig:
-    """A VivoConfig of the shape of the BERT in `folder`, cut to its first `layers`; `ours` adds the rest."""
+    """A VivoConfig of the shape of the BERT in `folder`, cut to its first `layers`; `ours` adds or replaces fields."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f'{folder}: no config.json; give the folder of a BERT checkpoint, or "minilm"')
@@ -106,11 +108,14 @@ def bert_config(folder: Path, layers: int | None = None, **ours) -> VivoConfig:
         "type_vocab_size",
         "layer_norm_eps",
     )
-    return VivoConfig(**{name: shape[name] for name in names}, num_hidden_layers=layers or depth, **ours)
+    return VivoConfig(**{name: shape[name] for name in names} | {"num_hidden_layers": layers or depth} | ours)
 
 
-def load_bert(model: VivoForTagPretraining, folder: Path) -> list[str]:
+def load_bert(model: VivoForTagPretraining, folder: Path, pieces: Sequence[int] | None = None) -> list[str]:
     """Copy BERT's weights into `model`.
+
+    Args:
+        pieces: BERT's numbers of the model's word pieces, where its vocabulary is cut (vivo/data/vocabulary.py).
 
     Returns:
         The names of our parameters that the checkpoint does not have (left at their initial values).
@@ -131,6 +136,8 @@ def load_bert(model: VivoForTagPretraining, folder: Path) -> list[str]:
                 missing.append(ours)
                 continue
             value: Tensor = torch.cat([file.get_tensor(present[name]) for name in sources])
+            if pieces is not None and ours in _BY_PIECE:
+                value = value[torch.tensor(pieces)]
             if value.shape != own[ours].shape:
                 raise UserError(f"{path}: {theirs} is {list(value.shape)}, the model needs {list(own[ours].shape)}")
             own[ours].copy_(value)

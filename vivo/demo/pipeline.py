@@ -52,7 +52,8 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
 
     def length(steps: int) -> tuple[str, ...]:
         batch = [f"optim.batch_size={size.batch_size}"] if size.batch_size else []
-        return (f"optim.steps={steps}", f"optim.warmup_steps={max(1, steps // 20)}", *batch)
+        pieces = f"model.vocabulary={examples / 'vocabulary.txt'}"
+        return (pieces, f"optim.steps={steps}", f"optim.warmup_steps={max(1, steps // 20)}", *batch)
 
     world, regions, examples = out / "world", out / "regions", out / "examples"
     return Benchmark(

@@ -5,16 +5,21 @@ import json
 from pathlib import Path
 
 from vivo.data.coco import read_captions
-from vivo.data.examples import write_caption_examples, write_tag_examples
+from vivo.data.examples import read_tag_examples, write_caption_examples, write_tag_examples
 from vivo.data.nocaps import read_classes, read_nocaps
 from vivo.data.open_images import read_class_descriptions, tag_examples, tag_name
+from vivo.data.text import load_tokenizer
+from vivo.data.vocabulary import choose_pieces, write_pieces
 from vivo.demo.sizes import Size
 from vivo.detectors.base import load_detector
 from vivo.detectors.extract import extract_regions
 from vivo.errors import UserError
 from vivo.files import atomic_write_json
+from vivo.weights import bert_folder
 from vivo.world.write import WorldConfig, write_world
 
+VOCABULARY = 8192
+"""Word pieces of the demo's models; the text model has 30,522."""
 SETS = ("open_images", "coco", "nocaps")
 
 
@@ -46,7 +51,16 @@ def make_examples(out: Path) -> None:
     unknown = {c.name for c in read_classes(world / "classes.json") if not c.detector}
     known = sorted({tag_name(name) for name in read_class_descriptions(names).values()} - unknown)
     atomic_write_json(examples / "boxed_classes.json", known)
+    write_vocabulary(examples, world / "coco" / "captions_train.json")
     write_caption_examples(read_captions(world / "coco" / "captions_train.json"), examples / "captions.jsonl")
+
+
+def write_vocabulary(examples: Path, captions: Path) -> None:
+    """The word pieces of the demo's models: those of training tags and captions, and the most frequent others."""
+    tags = {tag for example in read_tag_examples(examples / "tags.jsonl") for tag in example.tags}
+    sentences = [caption for example in read_captions(captions) for caption in example.captions]
+    tokenizer = load_tokenizer(bert_folder("minilm"))
+    write_pieces(choose_pieces(tokenizer, [*sorted(tags), *sentences], VOCABULARY), examples / "vocabulary.txt")
 
 
 def make_regions(out: Path) -> None:

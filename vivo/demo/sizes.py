@@ -25,7 +25,7 @@ SIZES = {
     ),
     # ten minutes on two cores
     "demo": Size(
-        open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=1000, finetune_steps=150, seeds=1
+        open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=800, finetune_steps=150, seeds=1
     ),
     # hours: three seeds, every row
     "full": Size(

@@ -22,6 +22,7 @@ from vivo.data.examples import read_caption_examples, read_tag_examples
 from vivo.data.regions import RegionStore
 from vivo.data.sampler import StepBatches
 from vivo.data.text import load_tokenizer
+from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
 from vivo.files import atomic_folder, writable_folder
 from vivo.losses import caption_loss, tag_set_loss
@@ -120,11 +121,16 @@ def starting_model(
     if not (folder / "config.json").is_file():
         raise UserError(f'init {config.init}: no config.json there; give a checkpoint folder, "minilm" or "random"')
     tokenizer = load_tokenizer(folder)
+    pieces = None
     if json.loads((folder / "config.json").read_text()).get("model_type") == VivoConfig.model_type:
         model = load_model(model_class, folder, training_stage=stage, **dropout)
         store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
     else:
+        if shape.vocabulary:
+            tokenizer, pieces = cut_tokenizer(tokenizer, read_pieces(shape.vocabulary), shape.vocabulary)
         ours = {
+            "vocab_size": len(tokenizer),
+            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
             "feature_size": store.feature_size,
             "region_fingerprint": store.fingerprint,
             "training_stage": stage,
@@ -140,7 +146,6 @@ def starting_model(
         if config.init == "random":
             model = model_class(
                 VivoConfig(
-                    vocab_size=len(tokenizer),
                     hidden_size=shape.hidden_size,
                     num_attention_heads=shape.heads,
                     intermediate_size=shape.intermediate_size,
@@ -150,7 +155,7 @@ def starting_model(
             )
         else:
             model = model_class(bert_config(folder, shape.layers, **ours))
-            load_bert(model, folder)
+            load_bert(model, folder, pieces)
         if shape.standardise_regions:
             ids = store.image_ids[:: max(1, len(store) // STATISTICS_PICTURES)]
             sample = np.concatenate([store[i].features for i in ids]).astype(np.float32)
