@@ -25,6 +25,7 @@ def launch(processes: int, world: Path, out: Path, *overrides: str) -> None:
         "--num_machines", "1", "--num_processes", str(processes), "--main_process_port", str(port),
         *(["--multi_gpu"] if processes > 1 else []),
         "pretrain/train.py", "configs/world.yaml", f"out={out}", f"data.regions={world / 'regions' / 'open_images'}",
+        f"model.vocabulary={world / 'examples' / 'vocabulary.txt'}",
         f"data.examples={world / 'examples' / 'tags.jsonl'}", "model.dropout=0", "optim.precision=fp32",
         "optim.batch_size=8", "optim.steps=4", "optim.warmup_steps=1", "tracking.log_every=1", *overrides,
     ]  # fmt: skip

@@ -86,6 +86,65 @@ def test_two_passes_equal_one_joint_pass_forward_and_gradient():
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def caption_batch_of(context: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Captions of 6, 3 and 4 tokens with dense queries, padded to 12; some places supervised, not in order."""
+    tokens = torch.tensor([6, 3, 4])
+    place = torch.arange(12).expand(3, -1)
+    query, valid = place >= tokens[:, None], place < 2 * tokens[:, None]
+    positions = torch.where(query, place - tokens[:, None] + 1, place).clamp(max=11)
+    ids = torch.where(query, 3, torch.randint(5, 50, (3, 12), generator=torch.Generator().manual_seed(4)))
+    return context | {
+        "text_ids": ids,
+        "text_positions": positions,
+        "text_mask": text_attention_mask(positions, valid, query=query),
+        "text_places": valid.flatten().nonzero()[:, 0],
+        "target_index": torch.tensor([24 + 5, 6, 12 + 4, 8, 12 + 3, 24 + 7]),
+    }
+
+
+@pytest.mark.parametrize("kind", [VivoForCaptioning, VivoForTagPretraining])
+def test_packed_and_wanted_equal_the_whole_padded_pass_forward_and_gradient(kind):
+    """What training computes (no padding, the last layer only where it is read) == everything, then picked."""
+    model, context = small_model(kind), small_context()
+    if kind is VivoForCaptioning:
+        batch = caption_batch_of(context)
+        chosen = batch["target_index"]
+        rows, places, width = chosen // 12, chosen % 12, 12
+        joint = joint_pass(model, context, batch["text_ids"], batch["text_positions"], batch["text_mask"])
+    else:
+        slots = torch.tensor([12, 0, 3, 10])  # of the pictures 2, 0, 0, 2; the second has no tag
+        batch, width = context | {"slot_index": slots}, 1
+        rows, places = slots // 5, slots % 5 + 1
+        nothing = torch.zeros(3, 1, dtype=torch.int64)
+        joint = joint_pass(model, context, nothing, nothing, torch.ones(3, 1, 1, dtype=torch.bool))
+    assert joint.shape[1] == width + 5 + 6
+    whole = model.logits(joint[rows, places])
+    weight = torch.randn(whole.shape, generator=torch.Generator().manual_seed(5))
+    gradients = []
+    for output in (model(batch)["logits"], whole):
+        torch.testing.assert_close(output, whole, rtol=1e-4, atol=1e-5)
+        model.zero_grad()
+        (output * weight).sum().backward(retain_graph=True)
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_padding_is_not_computed_and_the_last_layer_computes_what_is_read():
+    model, context = small_model(), small_context()
+    batch = caption_batch_of(context)
+    counts = {"in": [], "out": []}
+    for layer in model.vivo.layers:
+        layer.attention_output.register_forward_hook(lambda _, x, y: counts["in"].append(x[0].shape[0]))
+        layer.feed_forward_out.register_forward_hook(lambda _, x, y: counts["out"].append(y.shape[0]))
+    model(batch)
+    real = int(context["tag_mask"].sum() + context["region_mask"].sum())
+    text = 2 * (6 + 3 + 4)
+    # context, whose last output nobody reads; then text, whose last output is read at the targets
+    assert counts["in"] == counts["out"] == [real, real, text, text, len(batch["target_index"])]
+
+
 @torch.no_grad()
 def test_hidden_tokens_do_not_leak():
     model, context = small_model(), small_context()
@@ -240,6 +299,25 @@ def test_embedded_text_weights_equal_transformers_bert():
         None, ids, torch.arange(12).expand(2, -1), torch.ones(2, 12, 12, dtype=torch.bool)
     )
     assert (hidden - bert(ids).last_hidden_state).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_a_cut_vocabulary_gives_the_logits_of_the_kept_pieces(tmp_path):
+    torch.manual_seed(0)
+    BertForMaskedLM(
+        BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    ).save_pretrained(tmp_path)
+    kept = [0, 7, 8, 9, 20, 33, 59]
+    whole = VivoForTagPretraining(bert_config(tmp_path, feature_size=10)).eval()
+    cut = VivoForTagPretraining(bert_config(tmp_path, feature_size=10, vocab_size=len(kept))).eval()
+    load_bert(whole, tmp_path)
+    load_bert(cut, tmp_path, kept)
+    few = torch.randint(0, len(kept), (2, 9))
+    logits = []
+    for model, ids in ((whole, torch.tensor(kept)[few]), (cut, few)):
+        positions, mask = torch.arange(9).expand(2, -1), torch.ones(2, 9, 9, dtype=torch.bool)
+        logits.append(model.logits(model.vivo.encode_text(None, ids, positions, mask)[0]))
+    torch.testing.assert_close(logits[1], logits[0][..., kept], rtol=1e-5, atol=1e-6)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):

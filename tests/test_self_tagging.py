@@ -145,7 +145,8 @@ def test_from_pre_training_to_captions_on_tags_of_its_own(tiny_world: Path, tmp_
     common = ("data.validation_references=", "data.validation_regions=", "tracking.validate_every=0")
     start = pretrain(load_config(ROOT / "configs" / "world.yaml", [
         f"out={tmp_path / 'pre'}", f"data.regions={tiny_world / 'regions' / 'open_images'}",
-        f"data.examples={tiny_world / 'examples' / 'tags.jsonl'}", *few,
+        f"data.examples={tiny_world / 'examples' / 'tags.jsonl'}",
+        f"model.vocabulary={tiny_world / 'examples' / 'vocabulary.txt'}", *few,
     ]))  # fmt: skip
     vocabulary = json.loads((start / VOCABULARY).read_text())
     assert "hot dog" in vocabulary["names"] and set(vocabulary["thresholds"]) == {"1", "2", "3"}

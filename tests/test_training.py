@@ -31,7 +31,9 @@ def config_for(world: Path, out: Path, stage: str, *overrides: str):
     }[stage]  # fmt: skip
     return load_config(
         ROOT / "configs" / file,
-        [f"out={out}", f"data.regions={world / 'regions' / regions}", f"data.examples={world / 'examples' / examples}",
+        [f"out={out}", f"model.vocabulary={world / 'examples' / 'vocabulary.txt'}",
+         f"data.regions={world / 'regions' / regions}",
+         f"data.examples={world / 'examples' / examples}",
          "optim.precision=fp32", "tracking.log_every=1", "tracking.validate_every=0", "data.validation_references=",
          "data.validation_regions=", *overrides],
     )  # fmt: skip

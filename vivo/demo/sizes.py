@@ -23,18 +23,18 @@ SIZES = {
     "tiny": Size(
         open_images=160, coco=64, coco_val=8, nocaps=48, pretrain_steps=6, finetune_steps=6, seeds=1, batch_size=16
     ),
-    # ten minutes on two cores
+    # ten minutes on two cores with bf16 units
     "demo": Size(
         open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=800, finetune_steps=150, seeds=1
     ),
-    # hours: three seeds, every row
+    # two hours: the demo's trainings with three seeds, every row, more pictures to judge them by
     "full": Size(
-        open_images=5000,
-        coco=1600,
+        open_images=3600,
+        coco=1200,
         coco_val=32,
         nocaps=800,
-        pretrain_steps=1400,
-        finetune_steps=200,
+        pretrain_steps=800,
+        finetune_steps=150,
         seeds=3,
         all_rows=True,
     ),
