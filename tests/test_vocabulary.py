@@ -28,12 +28,12 @@ def test_pieces_of_the_texts_stay_and_the_most_frequent_others_fill_up(whole):
     numbers = [whole.get_vocab()[piece] for piece in pieces]
     assert numbers == sorted(numbers)
     rare = [piece for piece, number in zip(pieces, numbers, strict=True) if number > 3990]
-    assert {"zebra", "microscope", "ferris", "teddy"} <= set(rare) and len(rare) < 10
+    assert {"zebra", "microscope", "ferris", "teddy", "##q"} <= set(rare) and len(rare) < 12
     assert not any(piece.startswith("[unused") for piece in pieces)
-    least = choose_pieces(whole, ["a dog"], 7)
-    assert least == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"]
-    with pytest.raises(ValueError, match="7 pieces are used, 6 were allowed"):
-        choose_pieces(whole, ["a dog"], 6)
+    least = choose_pieces(whole, ["a dog"], 78)  # 5 special tokens, 2 x 36 letters and digits, "dog"
+    assert least[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] and least[-1] == "##q" and "dog" in least
+    with pytest.raises(ValueError, match="78 pieces have to stay, 77 were allowed"):
+        choose_pieces(whole, ["a dog"], 77)
 
 
 def test_texts_are_split_as_before_and_others_can_still_be_written(whole, cut):

@@ -2,7 +2,7 @@
 
 The softmax over 30,522 pieces is most of a small model's work on a CPU. A cut keeps the pieces that the
 training texts use and, in the vocabulary's own order (roughly by frequency), as many of the others as fit;
-the letters stay among them, so any English word can still be written. The training texts are split exactly
+the letters always stay, so any English word can still be written. The training texts are split exactly
 as before: WordPiece takes the longest piece it finds, and every piece that it took is still there.
 """
 
@@ -18,20 +18,23 @@ from vivo.files import atomic_write_text
 
 UNUSED = "[unused"
 """How BERT's placeholders begin."""
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def choose_pieces(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], size: int) -> list[str]:
-    """At least the special tokens and the pieces of `texts`, in all `size` pieces, in the vocabulary's order.
+    """The special tokens, the letters, the pieces of `texts`, and others up to `size`, in the vocabulary's order.
 
     Raises:
-        ValueError: the texts alone need more than `size`.
+        ValueError: `size` is too small for what has to stay.
     """
+    vocabulary = tokenizer.get_vocab()
     needed = set(tokenizer.all_special_ids)
+    needed.update(vocabulary[piece] for letter in LETTERS for piece in (letter, f"##{letter}") if piece in vocabulary)
     for text in texts:
         needed.update(tokenizer(text.lower(), add_special_tokens=False)["input_ids"])
     if len(needed) > size:
-        raise ValueError(f"{len(needed)} pieces are used, {size} were allowed")
-    order = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+        raise ValueError(f"{len(needed)} pieces have to stay, {size} were allowed")
+    order = sorted(vocabulary.items(), key=lambda entry: entry[1])
     free = size - len(needed)
     kept = []
     for piece, number in order:

@@ -24,9 +24,7 @@ SIZES = {
         open_images=160, coco=64, coco_val=8, nocaps=48, pretrain_steps=6, finetune_steps=6, seeds=1, batch_size=16
     ),
     # ten minutes on two cores with bf16 units
-    "demo": Size(
-        open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=800, finetune_steps=150, seeds=1
-    ),
+    "demo": Size(open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=800, finetune_steps=150, seeds=1),
     # two hours: the demo's trainings with three seeds, every row, more pictures to judge them by
     "full": Size(
         open_images=3600,
