@@ -31,7 +31,7 @@ def demo(arguments: argparse.Namespace) -> None:
     out = writable_folder(arguments.out)  # before the seconds that the next import takes
     from vivo.demo.pipeline import run_demo
 
-    run_demo(out, arguments.size, arguments.seeds, arguments.ablations, tuple(arguments.hold_out))
+    run_demo(out, arguments.size, arguments.seeds, arguments.ablations, tuple(arguments.hold_out), arguments.jobs)
 
 
 def novel(arguments: argparse.Namespace) -> None:
@@ -42,7 +42,14 @@ def novel(arguments: argparse.Namespace) -> None:
     from vivo.experiment.photographs import run_novel
 
     run_novel(
-        arguments.benchmark, out, arguments.pictures, arguments.config, arguments.seeds, arguments.tags, arguments.set
+        arguments.benchmark,
+        out,
+        arguments.pictures,
+        arguments.config,
+        arguments.seeds,
+        arguments.tags,
+        arguments.set,
+        arguments.jobs,
     )
 
 
@@ -181,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--size", choices=("tiny", "demo", "full"), default="demo", help="default: demo, 10 minutes")
     verb.add_argument("--seeds", type=whole_number(1), metavar="N", help="default: 1, or 3 with --size full")
     verb.add_argument("--ablations", action="store_true", help="also the paper's ablations (always with --size full)")
+    _add_jobs(verb)
     _add_hold_out(verb)
     verb.set_defaults(run=demo)
 
@@ -194,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seeds", type=whole_number(1), default=3, metavar="N", help="default: 3")
     verb.add_argument("--tags", choices=("file", "self", "none"), default="file", help="default: file, the tagger's")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override in both trainings")
+    _add_jobs(verb)
     verb.set_defaults(run=novel)
 
     verb = verbs.add_parser(
@@ -267,6 +276,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--eval", action="store_true", help="an evaluation (configs/eval/), not a training run")
     verb.set_defaults(run=config)
     return parser
+
+
+def _add_jobs(verb: argparse.ArgumentParser) -> None:
+    """How many trainings run side by side."""
+    verb.add_argument(
+        "--jobs", type=whole_number(1), default=1, metavar="N", help="trainings at a time, which share the cores"
+    )
 
 
 def _add_hold_out(verb: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ def run_demo(
     seeds: int | None = None,
     ablations: bool = False,
     held_out: tuple[tuple[str, ...], ...] = (),
+    jobs: int = 1,
 ) -> None:
     """The whole demo in the folder `out`.
 
@@ -34,6 +35,7 @@ def run_demo(
         seeds: trainings of each model with seeds 0 .. seeds - 1; None is the size's default.
         ablations: all rows, whatever the size.
         held_out: combinations that no training caption says, see vivo.world.plan.WorldConfig.
+        jobs: trainings at a time, each with its part of the cores.
     """
     extent = SIZES[size]
     prepare.check_same_world(out, extent, held_out)
@@ -42,7 +44,7 @@ def run_demo(
     clock.run("examples", lambda: prepare.make_examples(out))
     clock.run("regions", lambda: prepare.make_regions(out))
     plan = world_plan(ablations or extent.all_rows)
-    run_comparison(out, world_benchmark(out, extent), plan, seeds or extent.seeds, clock, {"size": size})
+    run_comparison(out, world_benchmark(out, extent), plan, seeds or extent.seeds, clock, {"size": size}, jobs)
     clock.run("captioner", lambda: save_captioner(out))
     console.print(f"results {out / 'results.json'}, page {out / 'report.html'}, captioner {out / 'vivo'}")
 

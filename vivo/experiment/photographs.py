@@ -20,7 +20,14 @@ GOALS = Goals(f1=0.15, cider=0.0, other_picture=1 / 3)
 
 
 def run_novel(
-    folder: Path, out: Path, pictures: Path, config: str, seeds: int, tags: str, overrides: Sequence[str] = ()
+    folder: Path,
+    out: Path,
+    pictures: Path,
+    config: str,
+    seeds: int,
+    tags: str,
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
 ) -> None:
     """The comparison on the benchmark in `folder`, into `out`.
 
@@ -29,12 +36,13 @@ def run_novel(
         config: name of a configuration in configs/, with namesakes in finetune/ and eval/.
         tags: "file" the tagger's, "self" the pre-trained model's own, or "none".
         overrides: of both training configurations.
+        jobs: trainings at a time.
     """
     bench = photograph_benchmark(folder, pictures, config, tags, tuple(overrides))
     check_novel_benchmark(folder)
     check_stores_apart(bench)
     clock = Clock(out / "seconds.json")
-    run_comparison(out, bench, photograph_plan(), seeds, clock, {"benchmark": folder.name, "tags": tags})
+    run_comparison(out, bench, photograph_plan(), seeds, clock, {"benchmark": folder.name, "tags": tags}, jobs)
     console.print(f"results {out / 'results.json'}, page {out / 'report.html'}")
 
 

@@ -5,23 +5,35 @@ from pathlib import Path
 from vivo.experiment import results, stages
 from vivo.experiment.benchmark import Benchmark
 from vivo.experiment.plan import Plan
+from vivo.experiment.side_by_side import run_side_by_side
 from vivo.metrics.nocaps import SplitScorer
 
 
 def run_comparison(
-    out: Path, bench: Benchmark, plan: Plan, seeds: int, clock: stages.Clock, extra: dict[str, str]
+    out: Path,
+    bench: Benchmark,
+    plan: Plan,
+    seeds: int,
+    clock: stages.Clock,
+    extra: dict[str, str],
+    jobs: int = 1,
 ) -> None:
     """The rows of `plan`, each with seeds 0 .. seeds - 1, in the folder `out`.
 
     Args:
         clock: the caller's, so that the times of its own stages are in results.json too.
         extra: what else results.json and the page say about the run.
+        jobs: trainings at a time.
     """
     examples, classes = bench.evaluation_set()
     scorer = SplitScorer(examples, classes)
     scored = {row.name: results.RowScores(row, [], [], [], []) for row in plan.rows}
+    if jobs > 1:
+        every = [(model, seed) for seed in range(seeds) for model in plan.models]
+        tasks = [(f"train {m.name}/{seed}", stages.train_model, (out, bench, m, seed)) for m, seed in every]
+        run_side_by_side(tasks, jobs, clock.add)
     for seed in range(seeds):
-        for model in plan.models:
+        for model in plan.models if jobs == 1 else ():
             clock.run(f"train {model.name}/{seed}", lambda m=model, s=seed: stages.train_model(out, bench, m, s))
         for row in plan.rows:
             clock.run(f"caption {row.name}/{seed}", lambda r=row, s=seed: stages.caption_row(out, bench, r, s))

@@ -34,10 +34,19 @@ class Clock:
         began = time.monotonic()
         try:
             work()
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-            atomic_write_json(self.path, self.seconds)
+        except BaseException:
+            self._keep(name, time.monotonic() - began)
+            raise
+        self.add(name, time.monotonic() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """A stage has ended: keep its time and say so."""
+        self._keep(name, seconds)
         console.print(f"[bold]{name}[/bold] {self.seconds[name]:.0f} s", highlight=False)
+
+    def _keep(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        atomic_write_json(self.path, self.seconds)
 
 
 def train_model(out: Path, bench: Benchmark, plan: ModelPlan, seed: int) -> Path:
