@@ -5,6 +5,7 @@ A *row* of the table is one way of captioning the evaluation pictures. A *model*
 "none" and "vivo" differ in nothing but the checkpoint that fine-tuning starts from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -62,22 +63,34 @@ _ABLATION_ROWS = [
     Row("no_hungarian", "VIVO without matching (paper's Table 6)", "no_hungarian"),
     Row("vocab_boxed", "VIVO on tags of boxed classes only (paper's Table 5)", "vocab_boxed"),
 ]
-_CONTROL_ROWS = [
-    Row("copy", "control: a template filled with the tags, untrained", ""),
-    Row("none, no tags", "control: none without tags at test", "none", tags="none"),
-    Row("vivo, no tags", "control: VIVO without tags at test", "vivo", tags="none"),
-    Row("none, other picture", "control: none with another picture's regions and tags", "none", shuffled=True),
-    Row("vivo, other picture", "control: VIVO with another picture's regions and tags", "vivo", shuffled=True),
-]
+_COPY = Row("copy", "control: a template filled with the tags, untrained", "")
+
+
+def control_rows(models: Sequence[ModelPlan]) -> list[Row]:
+    """The template, and each model without tags and with another picture's regions and tags."""
+    rows = [_COPY]
+    for model in models:
+        rows += [
+            Row(f"{model.name}, no tags", f"control: {model.name} without tags at test", model.name, tags="none"),
+            Row(
+                f"{model.name}, other picture",
+                f"control: {model.name} with another picture's regions and tags",
+                model.name,
+                shuffled=True,
+            ),
+        ]
+    return rows
 
 
 def world_plan(all_rows: bool) -> Plan:
     """The two rows of the demo, or all of them."""
     if not all_rows:
         return Plan([NONE, VIVO], _MAIN_ROWS)
-    return Plan([NONE, VIVO, *ABLATIONS], _MAIN_ROWS + _ABLATION_ROWS + _CONTROL_ROWS)
+    models = [NONE, VIVO, *ABLATIONS]
+    return Plan(models, _MAIN_ROWS + _ABLATION_ROWS + control_rows(models))
 
 
 def photograph_plan() -> Plan:
     """No pre-training (both ways) against VIVO, and the controls."""
-    return Plan([NONE, VIVO, NONE_UNFROZEN], [*_MAIN_ROWS, _ABLATION_ROWS[0], *_CONTROL_ROWS])
+    models = [NONE, VIVO, NONE_UNFROZEN]
+    return Plan(models, [*_MAIN_ROWS, _ABLATION_ROWS[0], *control_rows(models)])

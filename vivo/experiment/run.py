@@ -1,11 +1,12 @@
 """Train, caption and score every row of a plan on a benchmark; table, results.json and report.html."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vivo.experiment import results, stages
 from vivo.experiment.benchmark import Benchmark
 from vivo.experiment.plan import Plan
-from vivo.experiment.side_by_side import run_side_by_side
+from vivo.experiment.side_by_side import Task, run_side_by_side
 from vivo.metrics.nocaps import SplitScorer
 
 
@@ -23,20 +24,17 @@ def run_comparison(
     Args:
         clock: the caller's, so that the times of its own stages are in results.json too.
         extra: what else results.json and the page say about the run.
-        jobs: trainings at a time.
+        jobs: trainings, then captionings, at a time.
     """
     examples, classes = bench.evaluation_set()
     scorer = SplitScorer(examples, classes)
     scored = {row.name: results.RowScores(row, [], [], [], []) for row in plan.rows}
-    if jobs > 1:
-        every = [(model, seed) for seed in range(seeds) for model in plan.models]
-        tasks = [(f"train {m.name}/{seed}", stages.train_model, (out, bench, m, seed)) for m, seed in every]
-        run_side_by_side(tasks, jobs, clock.add)
+    trainings = [(model, seed) for seed in range(seeds) for model in plan.models]
+    captionings = [(row, seed) for seed in range(seeds) for row in plan.rows]
+    run_tasks([(f"train {m.name}/{s}", stages.train_model, (out, bench, m, s)) for m, s in trainings], jobs, clock)
+    run_tasks([(f"caption {r.name}/{s}", stages.caption_row, (out, bench, r, s)) for r, s in captionings], jobs, clock)
     for seed in range(seeds):
-        for model in plan.models if jobs == 1 else ():
-            clock.run(f"train {model.name}/{seed}", lambda m=model, s=seed: stages.train_model(out, bench, m, s))
         for row in plan.rows:
-            clock.run(f"caption {row.name}/{seed}", lambda r=row, s=seed: stages.caption_row(out, bench, r, s))
             captions = stages.caption_row(out, bench, row, seed)
             of_row = scored[row.name]
             of_row.seeds.append(seed)
@@ -48,3 +46,12 @@ def run_comparison(
     clock.run("report", lambda: results.write_page(out, bench, plan, rows, scorer, examples, classes, extra))
     results.write_results(out, rows, scorer, bench.goals, clock.seconds, extra)
     results.print_table(bench, rows, scorer)
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int, clock: stages.Clock) -> None:
+    """One after the other here, or `jobs` at a time in processes of their own."""
+    if jobs > 1:
+        run_side_by_side(tasks, jobs, clock.add)
+        return
+    for name, work, arguments in tasks:
+        clock.run(name, lambda w=work, a=arguments: w(*a))
