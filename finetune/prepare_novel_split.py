@@ -107,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         "held_out": counts,
     }
+    pieces = word_pieces(pictures, tags, split, arguments.vocabulary) if arguments.vocabulary else ()
     write_novel_benchmark(
-        NovelBenchmark(arguments.source, pictures, tags, hashes, classes, split, record), arguments.out
+        NovelBenchmark(arguments.source, pictures, tags, hashes, classes, split, record, pieces), arguments.out
     )
     print_split(record, len(pictures) - len(np.unique(twins)))
     print(f"written and checked: {arguments.out}\nnext:")
@@ -189,6 +190,22 @@ def tags_of(
     if not any(tags):
         raise UserError("--tags given: no picture has tags; give --instances, or take --tags captions")
     return tags, tagged
+
+
+def word_pieces(
+    pictures: Sequence[OwnPicture], tags: Sequence[Sequence[str]], split: NovelSplit, size: int
+) -> list[str]:
+    """The text model's word pieces that the benchmark's models keep: no text of evaluation has a say."""
+    from vivo.data.text import load_tokenizer
+    from vivo.data.vocabulary import choose_pieces
+    from vivo.weights import bert_folder
+
+    names = sorted({tag for place in split.pairs for tag in tags[place]})
+    captions = [caption for place in split.finetuning for caption in pictures[place].captions]
+    try:
+        return choose_pieces(load_tokenizer(bert_folder("minilm")), [*names, *captions], size)
+    except ValueError as error:
+        raise UserError(f"--vocabulary {size}: {error}; allow more, or all with 0") from error
 
 
 def hash_pictures(pictures: Sequence[OwnPicture]) -> list[str]:
@@ -317,6 +334,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("all", "apart"),
         default="all",
         help="image-tag pairs: all training pictures (default), or none that fine-tuning sees",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=whole_number(0),
+        default=8192,
+        metavar="N",
+        help="word pieces that the models keep of the text model's, at least all that training texts use; 0 for all; "
+        "default: 8192",
     )
     parser.add_argument("--scenery", type=Path, help="list of words that do not count for domains (grass, street)")
     parser.add_argument("--seed", type=int, default=0)

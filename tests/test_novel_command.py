@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vivo.config import load_config
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -60,7 +62,10 @@ def test_every_command_of_the_page(tiny_world: Path, tmp_path: Path):
     names = [row["name"] for row in table["rows"]]
     assert names[:3] == ["none", "vivo", "none_unfrozen"] and "vivo, other picture" in names
     assert table["tags"] == "file" and 0 <= table["rows"][0]["out"]["F1"] <= 1
-    assert (results / "report.html").stat().st_size > 10_000
+    page = (results / "report.html").read_text()
+    assert len(page) > 10_000 and "OpenMoji" not in page  # somebody else's pictures
+    trained = load_config(results / "rows" / "vivo" / "seed0" / "pretrain" / "config.yaml")
+    assert trained.model.vocabulary == str(benchmark / "vocabulary.txt")
 
     (benchmark / "tagger" / "tags.jsonl").unlink()
     novel = [sys.executable, "-m", "vivo.cli", "novel", str(benchmark), "--out", str(tmp_path / "again"),

@@ -128,6 +128,7 @@ def write(path: Path, pictures: list[GalleryPicture], **changes: object) -> Page
         "curves": curves,
         "claims": [("twice the F1", True, "x 4.0"), ("matching helps", False, "+0.01 [-0.02, 0.04]")],
         "provenance": {"commit": "abc1234", "seeds": "0, 1, 2"},
+        "attribution": "Drawn by somebody, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
     }
     write_report(path, pictures=pictures, **{**given, **changes})
     return Page(path)

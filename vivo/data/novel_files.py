@@ -6,6 +6,7 @@ captions_val.json              the same for validation while training, COCO form
 nocaps_val_captions.json       evaluation, with domains, in nocaps' format
 nocaps_val_image_info.json     the same pictures without their captions, for prediction
 classes.json                   objects with word forms; role "novel" is held out
+vocabulary.txt                 word pieces for the models (`model.vocabulary`), if the text model's are cut
 training_pictures.tsv          id<TAB>path, for pretrain/extract_regions.py --list: one store each
 evaluation_pictures.tsv
 pictures.jsonl                 {"image_id", "file_name", "sha256", "sets"} of every picture
@@ -24,6 +25,7 @@ from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
 from vivo.data.novel_split import NovelSplit, check_no_leak
 from vivo.data.own import OwnPicture
 from vivo.data.types import CaptionExample, TagExample
+from vivo.data.vocabulary import write_pieces
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text
 
@@ -41,6 +43,7 @@ class NovelBenchmark:
     classes: Sequence[WorldClass]
     split: NovelSplit
     record: dict[str, Any]  # what split.json says
+    pieces: Sequence[str] = ()
 
 
 def write_novel_benchmark(benchmark: NovelBenchmark, out: str | Path) -> None:
@@ -65,6 +68,8 @@ def write_novel_benchmark(benchmark: NovelBenchmark, out: str | Path) -> None:
         info = _coco(benchmark.source, evaluation, split.domains)
         atomic_write_json(folder / "nocaps_val_image_info.json", info | {"annotations": []})
         atomic_write_json(folder / "classes.json", [asdict(entry) for entry in benchmark.classes])
+        if benchmark.pieces:
+            write_pieces(benchmark.pieces, folder / "vocabulary.txt")
         _write_lists(folder, benchmark)
         atomic_write_json(folder / "split.json", benchmark.record)
         check_novel_benchmark(folder)

@@ -18,6 +18,7 @@ from vivo.experiment.stages import Clock, console
 from vivo.files import atomic_folder
 from vivo.modeling import VivoForCaptioning
 from vivo.weights import load_model
+from vivo.world.glyphs import attribution
 
 
 def run_demo(
@@ -70,6 +71,8 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
         evaluation_references=world / "nocaps" / "nocaps_val_captions.json",
         pictures=world / "nocaps" / "images",
         classes=world / "classes.json",
+        attribution=f"{attribution()} (https://creativecommons.org/licenses/by-sa/4.0/). The pictures on this page are "
+        "made from them and stand under the same licence.",
         pretrain=length(size.pretrain_steps),
         finetune=length(size.finetune_steps),
     )

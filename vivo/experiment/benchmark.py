@@ -36,6 +36,7 @@ class Benchmark:
         classes: classes.json, the objects that F1 counts.
         tags, tag_file: the tags in fine-tuning and evaluation, see `vivo.self_tagging.open_tag_source`.
         goals: see `Goals`.
+        attribution: whose pictures these are, for the page.
         pretrain, finetune: overrides of the training configurations.
     """
 
@@ -53,6 +54,7 @@ class Benchmark:
     tags: str = "detector"
     tag_file: str = ""
     goals: Goals = Goals()
+    attribution: str = ""
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
 

@@ -66,6 +66,8 @@ def photograph_benchmark(
     for path, maker in needed.items():
         if not path.is_file():
             raise UserError(f"{path}: is missing; make it by {maker} (docs/photographs.md has all commands)")
+    vocabulary = folder / "vocabulary.txt"
+    overrides = (f"model.vocabulary={vocabulary if vocabulary.is_file() else ''}", *overrides)
     return Benchmark(
         title=f"novel objects in {folder.name}",
         configs=(config, f"finetune/{config}", f"eval/{config}"),

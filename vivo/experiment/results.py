@@ -196,6 +196,7 @@ def write_page(
             **facts,
         },
         word_forms={c.name: list(c.forms) for c in classes},
+        attribution=bench.attribution,
     )
 
 

@@ -28,7 +28,6 @@ from vivo.report.records import Curve, GalleryPicture, Interval, RowResult
 __all__ = ["Curve", "GalleryPicture", "RowResult", "write_report"]
 
 SIZE_LIMIT = 6_000_000
-ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 LEAD = (
     "VIVO first learns a visual vocabulary from pictures with tags and no sentences; then it learns to write "
     "sentences from captions that mention only a few kinds of objects.",
@@ -222,7 +221,7 @@ def write_report(
     baseline: str = "none",
     other_baselines: Sequence[str] = ("none_unfrozen",),
     word_forms: Mapping[str, Sequence[str]] | None = None,
-    attribution: str = ATTRIBUTION,
+    attribution: str = "",
     size_limit: int = SIZE_LIMIT,
 ) -> None:
     """Write the page of a demo run to `path`, whole or not at all, smaller than `size_limit` bytes.
@@ -240,6 +239,7 @@ def write_report(
         other_baselines: rows that the headline figures are compared to as well; the better one counts.
         word_forms: class name -> its singular and plural forms, for all classes; marks words in captions.
             Without it only novel classes and region labels are known, with regular plurals.
+        attribution: whose pictures these are and under which licence; printed in the footer.
 
     Raises:
         UserError: a picture cannot be read, `path` cannot be written.
