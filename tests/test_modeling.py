@@ -8,7 +8,8 @@ from vivo.attention_mask import joint_attention_mask, text_attention_mask
 from vivo.config import DecodeConfig
 from vivo.decoding.search import beam_search
 from vivo.errors import UserError
-from vivo.modeling import CAPTION_SEGMENT, Packing, VivoConfig, VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import CAPTION_SEGMENT, VivoConfig, VivoForCaptioning, VivoForTagPretraining
+from vivo.packing import Packing
 from vivo.prediction import CachedStep, caption_batch
 from vivo.weights import bert_config, bert_folder, load_bert
 

@@ -10,7 +10,7 @@ together equal one pass with the joint mask: `encode_context` (tags + regions, o
 and `encode_text` (caption tokens, which also read the context's keys and values).
 
 Padding is never computed: the linear maps run on the n real elements of a batch, packed into [n, D]
-(`Packing`); only attention, which is cheap beside them, sees rows of equal length. And the last layer
+(vivo/packing.py); only attention, which is cheap beside them, sees rows of equal length. And the last layer
 computes its output only where a loss or a choice reads it (`wanted`): with two layers that is a quarter of
 the work of a training step. Both are exact.
 
@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from vivo.packing import Packing, context_places, true_places
 
 CAPTION_SEGMENT = 0
 
@@ -124,38 +126,6 @@ class TextState:
 
     keys: list[Tensor]
     values: list[Tensor]
-
-
-class Packing:
-    """The n real elements of rows that are padded to a common length.
-
-    Args:
-        rows, length: B and L of the padded [B, L].
-        places: int [n], where the real elements stand in the flattened [B * L], each once, in any order;
-            None for all of them, in order.
-    """
-
-    def __init__(self, rows: int, length: int, places: Tensor | None = None):
-        self.rows, self.length, self.places = rows, length, places
-
-    def pack(self, x: Tensor) -> Tensor:
-        """[B, L, ...] -> [n, ...]."""
-        flat = x.flatten(0, 1)
-        return flat if self.places is None else flat.index_select(0, self.places)
-
-    def pad(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """[n, D] (or [K, D] at the places `wanted`) -> [B, L, D], zero elsewhere."""
-        places = self.places if wanted is None else wanted
-        if places is not None:
-            x = x.new_zeros(self.rows * self.length, x.shape[1]).index_copy(0, places, x)
-        return x.view(self.rows, self.length, -1)
-
-    def order(self, places: Tensor) -> Tensor:
-        """Places in [B * L], int [K], all of them real -> their indices among the n."""
-        if self.places is None:
-            return places
-        index = torch.arange(self.places.shape[0], device=places.device)
-        return places.new_zeros(self.rows * self.length).index_copy(0, self.places, index)[places]
 
 
 class TextEmbeddings(nn.Module):
@@ -405,16 +375,6 @@ class VivoModel(VivoPreTrainedModel):
             keys.append(k)
             values.append(v)
         return (packing.pad(x) if wanted is None else x), keys, values
-
-
-def context_places(places: Tensor, length: int, size: int, first: int = 0) -> Tensor:
-    """Places in a flattened [B * length] -> in the flattened [B * size] whose rows hold it from `first` on."""
-    return places.div(max(length, 1), rounding_mode="floor") * size + places % max(length, 1) + first
-
-
-def true_places(mask: Tensor) -> Tensor:
-    """bool [B, L] -> int64 [n], where it is True in the flattened [B * L] (a GPU is waited for)."""
-    return mask.flatten().nonzero()[:, 0]
 
 
 class _VivoWithHead(VivoPreTrainedModel):

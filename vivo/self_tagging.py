@@ -26,7 +26,8 @@ from vivo.data.tag_source import TagSource, read_tag_file
 from vivo.data.text import TagPieces, load_tokenizer
 from vivo.data.types import Regions
 from vivo.errors import UserError
-from vivo.modeling import VivoForTagPretraining, context_places, true_places
+from vivo.modeling import VivoForTagPretraining
+from vivo.packing import context_places, true_places
 from vivo.training.checkpoint import save_model
 from vivo.weights import load_model
 
