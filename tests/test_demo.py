@@ -73,6 +73,21 @@ def test_a_second_call_does_nothing_again_and_a_lost_stage_is_made_again(demo: P
 
 
 @pytest.mark.slow
+def test_every_row_side_by_side(demo: Path, tmp_path: Path):
+    """What `--size full` runs, tiny: the ablations' trainings, and every model's controls."""
+    out = shutil.copytree(demo, tmp_path / "all")
+    vivo("demo", "--out", str(out), "--size", "tiny", "--ablations", "--jobs", "2")
+    results = json.loads((out / "results.json").read_text())
+    models = ["none", "vivo", "none_unfrozen", "one_mask", "no_hungarian", "vocab_boxed"]
+    controls = [f"{model}, {control}" for model in models for control in ("no tags", "other picture")]
+    assert [r["name"] for r in results["rows"]] == [*models, "copy", *controls]
+    assert len(results["claims"]) == 6 and results["jobs"] == "2" and results["stage_seconds"]["wall"] > 0
+    for folder in (out / "rows").glob("*/seed0/*/model"):
+        notice = (folder / "ATTRIBUTION.txt").read_text()
+        assert "OpenMoji" in notice and "Apache" in notice
+
+
+@pytest.mark.slow
 def test_own_picture_by_command_and_by_code(demo: Path, tmp_path: Path):
     picture = next((demo / "world" / "nocaps" / "images").glob("*.jpg"))
     printed = vivo("caption", str(picture), "--checkpoint", str(demo / "vivo")).stdout

@@ -79,7 +79,23 @@ def test_macro_f1_is_recomputed_on_each_resample() -> None:
                 for said in (said_a, said_b)
             ]
             differences.append(f1[0] - f1[1])
-    assert interval[1:] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
+    low, high = np.quantile(differences, [0.025, 0.975])
+    assert interval[1:] == pytest.approx((2 * interval.value - high, 2 * interval.value - low))
+
+
+def test_macro_f1_over_rare_classes_is_not_biased_twice() -> None:
+    """40 samples of 300 pictures, 60 classes on 4 pictures each: most intervals hold the F1 of all pictures, and
+    far more than the plain percentiles do."""
+    generator = np.random.default_rng(10)
+    skill, share = generator.beta(0.5, 1.6, 60), np.full(60, 4 / 300)
+    expected = float(np.mean(2 * share * skill / (share * skill + share)))
+    held = plain = 0
+    for trial in range(40):
+        truth = generator.random((300, 60)) < share
+        found = bootstrap(MacroF1(truth & (generator.random((300, 60)) < skill), truth), n=200, seed=trial)
+        held += found.low <= expected <= found.high
+        plain += 2 * found.value - found.high <= expected <= 2 * found.value - found.low
+    assert held >= 26 and held > plain + 4, (held, plain)
 
 
 def test_classes_that_vanish_from_a_resample_leave_its_mean() -> None:

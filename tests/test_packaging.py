@@ -57,3 +57,9 @@ def test_configurations_are_found_without_the_checkout(wheel: zipfile.ZipFile, t
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
     )
     assert done.stdout.split() == ["1", str(tmp_path / "vivo" / "configs")], done.stderr
+
+
+def test_no_file_grows_past_what_one_can_hold_in_the_head() -> None:
+    folders = ("vivo", "pretrain", "finetune", "eval", "tests")
+    lengths = {p.relative_to(ROOT): len(p.read_text().splitlines()) for f in folders for p in (ROOT / f).rglob("*.py")}
+    assert len(lengths) > 150 and {path: n for path, n in lengths.items() if n > 500} == {}

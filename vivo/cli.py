@@ -1,4 +1,4 @@
-"""The `vivo` command: `vivo demo`, `vivo world`, `vivo caption`, `vivo features`, `data`, `config`.
+"""The `vivo` command: `vivo demo`, `vivo novel`, `vivo world`, `vivo caption`, `vivo features`, `data`, `config`.
 
 Thin: it reads arguments, calls the library and prints. Libraries are imported inside the verbs, so
 that `vivo --help` does not wait for PyTorch. Training and evaluation are programs of their own

@@ -201,7 +201,7 @@ class EvalConfig:
     tags: str = one_of("detector", "none", "file", "self")
     # For tags: file, lines {"image_id", "tags"} for all pictures.
     tag_file: str = ""
-    # Folder for predictions.json and scores.json.
+    # Folder for predictions.json and its header.
     out: str = "runs/eval"
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 

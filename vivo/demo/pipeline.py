@@ -14,11 +14,13 @@ from vivo.detectors.base import load_detector
 from vivo.experiment.benchmark import Benchmark
 from vivo.experiment.plan import world_plan
 from vivo.experiment.run import run_comparison
-from vivo.experiment.stages import Clock, console
+from vivo.experiment.stages import NOTICE, Clock, console
 from vivo.files import atomic_folder
 from vivo.modeling import VivoForCaptioning
 from vivo.weights import load_model
 from vivo.world.glyphs import attribution
+
+LICENCE = "https://creativecommons.org/licenses/by-sa/4.0/"
 
 
 def run_demo(
@@ -41,12 +43,16 @@ def run_demo(
     extent = SIZES[size]
     prepare.check_same_world(out, extent, held_out)
     clock = Clock(out / "seconds.json")
-    clock.run("world", lambda: prepare.make_world(out, extent, held_out))
-    clock.run("examples", lambda: prepare.make_examples(out))
-    clock.run("regions", lambda: prepare.make_regions(out))
-    plan = world_plan(ablations or extent.all_rows)
-    run_comparison(out, world_benchmark(out, extent), plan, seeds or extent.seeds, clock, {"size": size}, jobs)
-    clock.run("captioner", lambda: save_captioner(out))
+    extra = {"size": size, "jobs": str(jobs)}
+    try:
+        clock.run("world", lambda: prepare.make_world(out, extent, held_out))
+        clock.run("examples", lambda: prepare.make_examples(out))
+        clock.run("regions", lambda: prepare.make_regions(out))
+        plan = world_plan(ablations or extent.all_rows)
+        run_comparison(out, world_benchmark(out, extent), plan, seeds or extent.seeds, clock, extra, jobs)
+        clock.run("captioner", lambda: save_captioner(out))
+    finally:
+        clock.lap()
     console.print(f"results {out / 'results.json'}, page {out / 'report.html'}, captioner {out / 'vivo'}")
 
 
@@ -71,10 +77,21 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
         evaluation_references=world / "nocaps" / "nocaps_val_captions.json",
         pictures=world / "nocaps" / "images",
         classes=world / "classes.json",
-        attribution=f"{attribution()} (https://creativecommons.org/licenses/by-sa/4.0/). The pictures on this page are "
-        "made from them and stand under the same licence.",
+        attribution=f"{attribution()} ({LICENCE}). The pictures on this page are made from them and stand under the "
+        "same licence.",
+        notice=weights_notice(),
         pretrain=length(size.pretrain_steps),
         finetune=length(size.finetune_steps),
+    )
+
+
+def weights_notice() -> str:
+    """What stands beside weights that the demo trains."""
+    return (
+        f"{attribution()}\n\n"
+        f"These weights were trained on pictures made of them and are shared under the same license: {LICENCE}\n"
+        "They started from the text weights of all-MiniLM-L6-v2 and from features of EfficientNet-Lite0's ImageNet\n"
+        "weights, both under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
     )
 
 
@@ -88,4 +105,4 @@ def save_captioner(out: Path) -> None:
     )
     with atomic_folder(out / "vivo") as folder:
         captioner.save_pretrained(folder)
-        (folder / "ATTRIBUTION.txt").write_text((out / "world" / "ATTRIBUTION.txt").read_text())
+        (folder / NOTICE).write_text(weights_notice(), encoding="utf-8")

@@ -36,7 +36,7 @@ class Benchmark:
         classes: classes.json, the objects that F1 counts.
         tags, tag_file: the tags in fine-tuning and evaluation, see `vivo.self_tagging.open_tag_source`.
         goals: see `Goals`.
-        attribution: whose pictures these are, for the page.
+        attribution: whose pictures these are, for the page. notice: what has to stand beside trained weights.
         pretrain, finetune: overrides of the training configurations.
     """
 
@@ -55,6 +55,7 @@ class Benchmark:
     tag_file: str = ""
     goals: Goals = Goals()
     attribution: str = ""
+    notice: str = ""
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
 

