@@ -63,9 +63,9 @@ def tag_batch(tokenizer, examples, **options):
 
 def test_masked_slots_groups_and_targets_belong_together(tokenizer):
     examples = [
-        (0, "a", ["dog", "hot dog", "cat"], regions(2)),
-        (0, "b", [], regions(1)),  # no tags and no masked tags are valid
-        (0, "c", ["teddy bear"], regions(4)),
+        (0, "a", ["dog", "hot dog", "cat"], [], regions(2)),
+        (0, "b", [], [], regions(1)),  # no tags and no masked tags are valid
+        (0, "c", ["teddy bear"], [], regions(4)),
     ]
     batch = tag_batch(tokenizer, examples)
     assert batch["tag_ids"].shape == (3, 4) and batch["region_features"].shape == (3, 4, 3)
@@ -85,7 +85,7 @@ def test_tags_asked_piece_by_piece(tokenizer):
     hot, dog, mask = *TagPieces(tokenizer)("hot dog"), tokenizer.mask_token_id
     seen = set()
     for epoch in range(20):
-        batch = tag_batch(tokenizer, [(epoch, "a", ["hot dog", "cat"], regions(1))], next_piece=1.0)
+        batch = tag_batch(tokenizer, [(epoch, "a", ["hot dog", "cat"], [], regions(1))], next_piece=1.0)
         ids, matchable = batch["tag_ids"][0].tolist(), batch["matchable"].tolist()
         targets = batch["target_ids"].tolist()
         cat = TagPieces(tokenizer)("cat")[0]
@@ -102,18 +102,18 @@ def test_tags_asked_piece_by_piece(tokenizer):
 
 def test_pictures_with_something_to_match_are_counted(tokenizer):
     examples = [
-        (0, "a", ["dog", "cat"], regions(1)),
-        (0, "b", ["dog", "hot dog"], regions(1)),
-        (0, "c", [], regions(1)),
+        (0, "a", ["dog", "cat"], [], regions(1)),
+        (0, "b", ["dog", "hot dog"], [], regions(1)),
+        (0, "c", [], [], regions(1)),
     ]
     assert tag_batch(tokenizer, examples)["matchable"].tolist() == [True, False, False]
 
 
 def test_share_is_kept_and_order_differs_by_epoch_but_not_by_batch(tokenizer):
     tags = ["dog", "cat", "cow", "pig", "fox", "bee"]
-    one = tag_batch(tokenizer, [(0, "a", tags, regions(1))], share_min=0.5, share_max=0.5)
-    same = tag_batch(tokenizer, [(0, "z", tags, regions(1)), (0, "a", tags, regions(1))], share_min=0.5, share_max=0.5)
-    later = tag_batch(tokenizer, [(1, "a", tags, regions(1))], share_min=0.5, share_max=0.5)
+    one = tag_batch(tokenizer, [(0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
+    same = tag_batch(tokenizer, [(0, "z", tags, [], regions(1)), (0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
+    later = tag_batch(tokenizer, [(1, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
     assert len(one["target_ids"]) == 3
     assert torch.equal(one["tag_ids"][0], same["tag_ids"][1])
     assert not torch.equal(one["tag_ids"], later["tag_ids"])

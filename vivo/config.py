@@ -67,9 +67,15 @@ class DataConfig:
     tags: str = one_of("labels", "detector", "both", "none", "file", "self")
     # For tags: file, lines {"image_id", "tags"} for all pictures, those of validation too.
     tag_file: str = ""
+    # Pre-training: other tags that the model sees beside those it must predict, and never has to predict
+    # itself: none, the detector's class names, or those of `tag_file`. They are what there is at inference.
+    hints: str = one_of("none", "detector", "file")
+    # Fine-tuning: leave out tags that no training caption names. A tag that is there but never
+    # said teaches not to say it, and so takes back what pre-training has taught.
+    named_tags_only: bool = False
     # For tags: self, the model folder of pretrain/train.py; "" = `init`.
     tagger: str = ""
-    # Share of a picture's tags (fine-tuning) and of its regions left out at random in training.
+    # Share of a picture's tags (fine-tuning; hints in pre-training) and of its regions left out at random in training.
     tag_dropout: float = between(0.0, 0.0, 1.0)
     region_dropout: float = between(0.0, 0.0, 1.0)
     # JSON list of the tag names that pre-training keeps; "" keeps every tag.
@@ -105,6 +111,9 @@ class LossConfig:
 
     # Match masked tags with their slots by the cheapest assignment; false = in the order they are fed.
     hungarian: bool = True
+    # Word pieces that compete in the softmax: all (the paper), or those that the run's own targets use, so that
+    # no word is pushed down because this stage does not say it.
+    competing: str = one_of("all", "used")
     # Share of probability spread evenly over the vocabulary in the caption loss.
     label_smoothing: float = between(0.0, 0.0, 0.99)
 

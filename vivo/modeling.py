@@ -427,11 +427,12 @@ class VivoForTagPretraining(_VivoWithHead):
                 flattened [B * T] tag tokens.
 
         Returns:
-            {"logits": [K, V]} for the K masked tag tokens of the batch, in the order of `slot_index`.
+            {"logits": [K, V]} for the K masked tag tokens of the batch, in the order of `slot_index`;
+            [K, P] where the batch names P `competing` pieces.
         """
         tags = batch["tag_ids"].shape[1]
         slots = context_places(batch["slot_index"], tags, tags + batch["region_mask"].shape[1])
-        return {"logits": self.logits(self.encode_context(batch, slots).hidden)}
+        return {"logits": self.logits(self.encode_context(batch, slots).hidden, batch.get("competing"))}
 
 
 class VivoForCaptioning(_VivoWithHead):
@@ -445,7 +446,7 @@ class VivoForCaptioning(_VivoWithHead):
                 flattened [B * L] text elements; `text_mask` bool [B, L, L].
 
         Returns:
-            {"logits": [K, V]} in the order of `target_index`.
+            {"logits": [K, V]} in the order of `target_index`; [K, P] where the batch names P `competing` pieces.
         """
         targets = batch["target_index"]
         context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
@@ -457,7 +458,7 @@ class VivoForCaptioning(_VivoWithHead):
             places=batch.get("text_places"),
             wanted=targets,
         )
-        return {"logits": self.logits(hidden)}
+        return {"logits": self.logits(hidden, batch.get("competing"))}
 
 
 AutoConfig.register("vivo", VivoConfig)

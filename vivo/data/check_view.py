@@ -129,7 +129,7 @@ def example_lines(
     """Tags and captions of one picture as pieces in the order of the batch, and what [MASK] hides."""
     lines = []
     if picture.tags:
-        batch = tag_collator([(0, picture.image_id, picture.tags, _no_regions())])
+        batch = tag_collator([(0, picture.image_id, picture.tags, [], _no_regions())])
         hidden = tokenizer.convert_ids_to_tokens(batch["target_ids"].tolist())
         lines.append("pre-training  tags      " + " ".join(tokenizer.convert_ids_to_tokens(batch["tag_ids"][0])))
         lines.append("              hidden    " + " ".join(hidden) + "   (any order)")

@@ -4,7 +4,8 @@ TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
     tag_ids, tag_positions int64 [B, T]; tag_mask bool [B, T]     masked slots hold [MASK]
     region_features float32 [B, R, F]; region_positions float32 [B, R, 6]; region_mask bool [B, R]
     slot_index int64 [K]       masked tag tokens, as places in the flattened [B * T]
-    target_ids int64 [K]       the piece that stood there
+    target_ids int64 [K]       the piece that stood there, or its place in `competing`
+    competing int64 [P]        word pieces that compete in the softmax, ascending; absent: all of them
     group_slots int64 [G, M, N], group_size int64 [G]     see losses.tag_set_loss
     matchable bool [B]         two or more masked tags of the picture can be exchanged
 
@@ -12,7 +13,7 @@ CaptionBatch (fine-tuning): the same tag and region keys (no tag is masked), and
     text_ids, text_positions int64 [B, L]; text_mask bool [B, L, L]
     text_places int64          elements that are no padding, as places in the flattened [B * L]
     target_index int64 [K]     supervised elements, as places in the flattened [B * L]
-    target_ids int64 [K]
+    target_ids, competing      as above
 
 Both carry `image_ids`, a list of B strings. Whatever is random is drawn from (seed, epoch, image id).
 """
@@ -76,9 +77,18 @@ def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
 class _Collator:
     """What both stages share: the padded tags and regions of a batch."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int = 0):
-        self.tokenizer, self.limits, self.seed = tokenizer, limits, seed
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, limits: Limits, seed: int = 0, competing: Tensor | None = None
+    ):
+        self.tokenizer, self.limits, self.seed, self.competing = tokenizer, limits, seed, competing
         self.pieces = TagPieces(tokenizer)
+
+    def _among_competing(self, batch: Batch) -> Batch:
+        """The batch with its targets as places in `competing`, which it carries along."""
+        if self.competing is not None:
+            batch["competing"] = self.competing
+            batch["target_ids"] = torch.searchsorted(self.competing, batch["target_ids"])
+        return batch
 
     def _context(self, tags: list[list[tuple[int, ...]]], regions: list[Regions]) -> Batch:
         """Tag and region keys of a batch; `tags` has the pieces of each tag of each picture."""
@@ -104,7 +114,12 @@ class _Collator:
 
 
 class TagCollator(_Collator):
-    """Pre-training batches from (epoch, image id, tags, regions)."""
+    """Pre-training batches from (epoch, image id, tags, hints, regions).
+
+    Args:
+        hint_dropout: share of the hints left out at random.
+        competing: int64 [P], ascending, the word pieces that compete in the softmax; None for all.
+    """
 
     def __init__(
         self,
@@ -115,14 +130,16 @@ class TagCollator(_Collator):
         share_max: float,
         at_most: int,
         next_piece: float = 0.0,
+        hint_dropout: float = 0.0,
+        competing: Tensor | None = None,
     ):
-        super().__init__(tokenizer, limits, seed)
+        super().__init__(tokenizer, limits, seed, competing)
         self.share_min, self.share_max, self.at_most = share_min, share_max, at_most
-        self.next_piece = next_piece
+        self.next_piece, self.hint_dropout = next_piece, hint_dropout
 
-    def __call__(self, examples: Sequence[tuple[int, str, list[str], Regions]]) -> Batch:
+    def __call__(self, examples: Sequence[tuple[int, str, list[str], list[str], Regions]]) -> Batch:
         tags, first = [], []
-        for epoch, image_id, names, _ in examples:
+        for epoch, image_id, names, hints, _ in examples:
             generator = example_generator(self.seed, epoch, image_id, "tags")
             kept = self.pieces.cut([names[i] for i in generator.permutation(len(names))], self.limits.max_tag_tokens)
             share = masked_share(self.share_min, self.share_max, generator)
@@ -130,10 +147,27 @@ class TagCollator(_Collator):
             asked = next_pieces(masked, [len(pieces) for pieces in kept], self.next_piece, generator).tolist()
             tags.append([pieces[: n + 1] if n >= 0 else pieces for pieces, n in zip(kept, asked, strict=True)])
             first.append([max(n, 0) if m else None for n, m in zip(asked, masked, strict=True)])
+            if hints:
+                self._mix_in(hints, tags[-1], first[-1], example_generator(self.seed, epoch, image_id, "hints"))
         batch = self._context(tags, [regions for *_, regions in examples])
         batch |= self._slots(tags, first, batch["tag_ids"])
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
-        return batch
+        return self._among_competing(batch)
+
+    def _mix_in(
+        self,
+        hints: list[str],
+        tags: list[tuple[int, ...]],
+        first: list[int | None],
+        generator: np.random.Generator,
+    ) -> None:
+        """Put the hints that fit at random places between the tags of a picture (both lists in place)."""
+        kept = [hints[i] for i in generator.permutation(len(hints)) if generator.random() >= self.hint_dropout]
+        room = self.limits.max_tag_tokens - sum(map(len, tags))
+        for pieces in self.pieces.cut(kept, room):
+            place = int(generator.integers(len(tags) + 1))
+            tags.insert(place, pieces)
+            first.insert(place, None)
 
     def _slots(self, tags: list[list[tuple[int, ...]]], first: list[list[int | None]], tag_ids: Tensor) -> Batch:
         """Put [MASK] into `tag_ids` (in place) and list slots, targets and groups.
@@ -196,8 +230,9 @@ class CaptionCollator(_Collator):
         probability: float,
         captions_per_picture: int,
         tag_dropout: float,
+        competing: Tensor | None = None,
     ):
-        super().__init__(tokenizer, limits, seed)
+        super().__init__(tokenizer, limits, seed, competing)
         self.supervision, self.probability = supervision, probability
         self.captions_per_picture, self.tag_dropout = captions_per_picture, tag_dropout
 
@@ -217,7 +252,7 @@ class CaptionCollator(_Collator):
         batch = self._context(tags, [regions for *_, regions in examples])
         batch |= self._text(texts)
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
-        return batch
+        return self._among_competing(batch)
 
     def _supervised(self, tokens: list[int], generator: np.random.Generator) -> "_Text":
         """One caption [CLS] .. [SEP] as text elements and targets.

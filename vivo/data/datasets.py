@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
+from vivo.data.text import WordSequences
 from vivo.data.types import CaptionExample, Regions, TagExample
 from vivo.errors import UserError
 from vivo.randomness import example_generator
@@ -64,7 +65,11 @@ class _WithRegions(Dataset):
 
 
 class TagPictures(_WithRegions):
-    """Items (epoch, image id, tags, regions) for TagCollator."""
+    """Items (epoch, image id, tags, hints, regions) for TagCollator.
+
+    Args:
+        hints: what else the model sees of a picture and never has to predict, as a detector's tags; may be "none".
+    """
 
     def __init__(
         self,
@@ -74,14 +79,17 @@ class TagPictures(_WithRegions):
         vocabulary: set[str] | None,
         region_dropout: float,
         seed: int,
+        hints: TagSource | None = None,
     ):
         super().__init__(examples, store, tags, region_dropout, seed)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.hints = vocabulary, hints or TagSource("none")
+        self.hints.check(e.image_id for e in examples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], Regions]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], list[str], Regions]:
         epoch, index = key
-        example = self.examples[index]
-        return epoch, example.image_id, self.tags_of(index), self._regions(example.image_id, epoch)
+        image_id = self.examples[index].image_id
+        hints = self.hints(image_id, [], self.store[image_id] if self.hints.needs_regions else None)
+        return epoch, image_id, self.tags_of(index), hints, self._regions(image_id, epoch)
 
     def tags_of(self, index: int) -> list[str]:
         """The tags to learn from one picture: those of the source that the vocabulary has."""
@@ -95,9 +103,16 @@ class CaptionPictures(_WithRegions):
     """Items (epoch, image id, tags, captions, regions) for CaptionCollator."""
 
     def __init__(
-        self, examples: Sequence[CaptionExample], store: RegionStore, tags: TagSource, region_dropout: float, seed: int
+        self,
+        examples: Sequence[CaptionExample],
+        store: RegionStore,
+        tags: TagSource,
+        region_dropout: float,
+        seed: int,
+        named_only: bool = False,
     ):
         super().__init__(examples, store, tags, region_dropout, seed)
+        self.words = WordSequences(caption for e in examples for caption in e.captions) if named_only else None
         without = next((e for e in examples if not e.captions), None)
         if without is not None:
             raise UserError(f"picture {without.image_id} has no caption to learn from; take it out of the file")
@@ -106,4 +121,6 @@ class CaptionPictures(_WithRegions):
         epoch, index = key
         example = self.examples[index]
         tags = self.tags(example.image_id, example.tags, self.store[example.image_id])
+        if self.words is not None:
+            tags = [tag for tag in tags if tag in self.words]
         return epoch, example.image_id, tags, example.captions, self._regions(example.image_id, epoch)

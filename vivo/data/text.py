@@ -1,11 +1,14 @@
 """Word pieces of tags and captions, and back. One tokenizer for both, saved in every checkpoint."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vivo.errors import UserError
+
+_WORDS = re.compile(r"\w+")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
@@ -48,6 +51,27 @@ class TagPieces:
                 kept.append(pieces)
                 used += len(pieces)
         return kept
+
+
+def used_pieces(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[int]:
+    """Ids of the word pieces of these texts and of [SEP], ascending."""
+    pieces = TagPieces(tokenizer)
+    return sorted({tokenizer.sep_token_id}.union(*(pieces(text) for text in dict.fromkeys(texts))))
+
+
+class WordSequences:
+    """Which names stand as whole words in some texts, in any case: "hot dog" does in "A hot dog!", "dog" too."""
+
+    def __init__(self, texts: Iterable[str]):
+        self._texts = [" ".join(["", *_WORDS.findall(text.lower()), ""]) for text in texts]
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, name: str) -> bool:
+        known = self._known.get(name)
+        if known is None:
+            wanted = " ".join(["", *_WORDS.findall(name.lower()), ""])
+            known = self._known[name] = any(wanted in text for text in self._texts)
+        return known
 
 
 def encode_caption(tokenizer: PreTrainedTokenizerFast, caption: str, most: int) -> list[int]:

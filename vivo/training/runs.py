@@ -5,7 +5,7 @@ pretrain/train.py and finetune/train.py parse a configuration and call these.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
 from vivo.data.regions import RegionStore
 from vivo.data.sampler import StepBatches
-from vivo.data.text import load_tokenizer
+from vivo.data.text import load_tokenizer, used_pieces
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
 from vivo.files import atomic_folder, writable_folder
@@ -46,7 +46,8 @@ def pretrain(config: TrainConfig) -> Path:
     examples = read_tag_examples(config.data.examples)
     vocabulary = read_vocabulary(config.data.vocabulary)
     source = open_tag_source(config.data.tags, store, [], config.data.tag_file)
-    data = TagPictures(examples, store, source, vocabulary, config.data.region_dropout, config.seed)
+    hints = open_tag_source(config.data.hints, store, [], config.data.tag_file)
+    data = TagPictures(examples, store, source, vocabulary, config.data.region_dropout, config.seed, hints)
     tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
     masking = config.masking
     collator = TagCollator(
@@ -57,6 +58,8 @@ def pretrain(config: TrainConfig) -> Path:
         masking.share_max,
         masking.at_most,
         masking.next_piece,
+        config.data.tag_dropout,
+        competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
     )
 
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -77,7 +80,9 @@ def finetune(config: TrainConfig) -> Path:
     examples = read_caption_examples(config.data.examples)
     tagger = config.data.tagger or config.init
     source = open_tag_source(config.data.tags, store, [e.image_id for e in examples], config.data.tag_file, tagger)
-    data = CaptionPictures(examples, store, source, config.data.region_dropout, config.seed)
+    data = CaptionPictures(
+        examples, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only
+    )
     tokenizer, model = starting_model(config, VivoForCaptioning, store, "captions")
     masking = config.masking
     collator = CaptionCollator(
@@ -88,6 +93,7 @@ def finetune(config: TrainConfig) -> Path:
         masking.caption_probability,
         config.data.captions_per_picture,
         config.data.tag_dropout,
+        competing_pieces(config, tokenizer, (caption for e in examples for caption in e.captions)),
     )
 
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -98,6 +104,13 @@ def finetune(config: TrainConfig) -> Path:
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
     return _run(config, tokenizer, model, data, collator, loss, keep_tagger)
+
+
+def competing_pieces(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Tensor | None:
+    """int64 [P]: the pieces that these texts (and the end of a caption) use, None where all compete."""
+    if config.loss.competing == "all":
+        return None
+    return torch.tensor(used_pieces(tokenizer, texts), dtype=torch.int64)
 
 
 def starting_model(
