@@ -1,5 +1,7 @@
 """Batches, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,9 @@ from vivo.data.collate import (
     detected_tags,
     tag_positions,
 )
-from vivo.data.text import TagPieces, decode_caption, encode_caption, load_tokenizer
+from vivo.data.text import TagPieces, WordSequences, decode_caption, encode_caption, load_tokenizer, used_pieces
 from vivo.data.types import Regions
+from vivo.losses import tag_set_loss
 from vivo.weights import bert_folder
 
 LIMITS = Limits(max_regions=4, max_tag_tokens=8, max_caption_tokens=12, tag_position_offset=12)
@@ -100,6 +103,72 @@ def test_tags_asked_piece_by_piece(tokenizer):
     assert seen == {2, 3}
 
 
+def test_hints_are_seen_and_never_asked_for(tokenizer):
+    pieces = TagPieces(tokenizer)
+    places = set()
+    for epoch in range(20):
+        batch = tag_batch(tokenizer, [(epoch, "a", ["dog", "cat"], ["hot dog", "dog"], regions(1))])
+        assert sorted(batch["target_ids"].tolist()) == sorted([*pieces("dog"), *pieces("cat")])
+        ids = batch["tag_ids"][0].tolist()
+        assert ids.count(tokenizer.mask_token_id) == 2
+        shown = [i for i in ids if i != tokenizer.mask_token_id]
+        assert sorted(shown) == sorted([*pieces("hot dog"), *pieces("dog")])
+        assert batch["slot_index"].tolist() == [n for n, i in enumerate(ids) if i == tokenizer.mask_token_id]
+        places.add(tuple(i == tokenizer.mask_token_id for i in ids))
+    assert len(places) > 3  # hints stand before, between and behind the tags
+
+
+def test_tags_to_predict_may_stand_where_the_words_of_a_caption_stand(tokenizer):
+    limits = replace(LIMITS, tag_slots="caption")
+    collator = TagCollator(tokenizer, limits, 0, 0.5, 0.5, 0)
+    batch = collator([(0, "a", ["hot dog", "cat"], ["dog", "cat"], regions(1)), (0, "b", ["dog"], [], regions(1))])
+    first, second = batch["tag_positions"].tolist()
+    two = first[:2] == [1, 2]  # "hot dog" came first: 1 2, gap, 4; else 1, gap, 3 4
+    assert first == [*([1, 2, 4] if two else [1, 3, 4]), 12, 14]
+    assert batch["tag_words"].tolist() == [[True] * 3 + [False] * 2, [True] + [False] * 4]
+    assert second[0] == 1
+    many = collator([(0, "a", ["dog"] * 8, [], regions(1))])  # 1, 3, .. 11: six words fit before position 12
+    assert many["tag_positions"][0].tolist() == [1, 3, 5, 7, 9, 11]
+
+
+def test_hints_that_do_not_fit_or_fall_to_dropout_are_left_out(tokenizer):
+    room = LIMITS.max_tag_tokens - 1
+    batch = tag_batch(tokenizer, [(0, "a", ["dog"], ["cat"] * (room + 5), regions(1))])
+    assert batch["tag_mask"].sum() == LIMITS.max_tag_tokens
+    left = [
+        int(tag_batch(tokenizer, [(0, f"{n}", ["dog"], ["cat"], regions(1))], hint_dropout=0.3)["tag_mask"].sum()) - 1
+        for n in range(400)
+    ]
+    assert 0.62 < np.mean(left) < 0.78
+
+
+def test_competing_pieces_are_the_full_softmax_without_the_others(tokenizer):
+    """Forward and gradient: leaving pieces out of the softmax equals a logit of minus infinity for each of them."""
+    texts = ["dog", "hot dog", "cat"]
+    competing = torch.tensor(used_pieces(tokenizer, texts))
+    assert tokenizer.sep_token_id in competing and len(competing) == 4  # hot, dog, cat and the end
+    example = [(0, "a", texts, [], regions(2))]
+    full, few = tag_batch(tokenizer, example), tag_batch(tokenizer, example, competing=competing)
+    assert few["competing"][few["target_ids"]].tolist() == full["target_ids"].tolist()
+    torch.manual_seed(0)
+    logits = torch.randn(len(full["target_ids"]), len(tokenizer), requires_grad=True)
+    out = torch.ones(len(tokenizer), dtype=torch.bool).index_fill(0, competing, False)
+    groups = full["group_slots"], full["group_size"]
+    one = tag_set_loss(logits.masked_fill(out, -torch.inf), full["target_ids"], *groups)["loss"]
+    other = tag_set_loss(logits[:, competing], few["target_ids"], *groups)["loss"]
+    assert one.item() == pytest.approx(other.item(), rel=1e-6)
+    (a,), (b,) = torch.autograd.grad(one, logits), torch.autograd.grad(other, logits)
+    torch.testing.assert_close(a, b)
+    assert not b[:, out].any() and b[:, competing].any()
+
+
+def test_names_in_texts_are_whole_words():
+    words = WordSequences(["A hot dog!", "two dogs, and a fire-truck"])
+    assert [name in words for name in ("dog", "hot dog", "Hot Dog", "fire truck", "cat", "do", "truck and")] == [
+        True, True, True, True, False, False, False,
+    ]  # fmt: skip
+
+
 def test_pictures_with_something_to_match_are_counted(tokenizer):
     examples = [
         (0, "a", ["dog", "cat"], [], regions(1)),
@@ -112,7 +181,9 @@ def test_pictures_with_something_to_match_are_counted(tokenizer):
 def test_share_is_kept_and_order_differs_by_epoch_but_not_by_batch(tokenizer):
     tags = ["dog", "cat", "cow", "pig", "fox", "bee"]
     one = tag_batch(tokenizer, [(0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
-    same = tag_batch(tokenizer, [(0, "z", tags, [], regions(1)), (0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
+    same = tag_batch(
+        tokenizer, [(0, "z", tags, [], regions(1)), (0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5
+    )
     later = tag_batch(tokenizer, [(1, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
     assert len(one["target_ids"]) == 3
     assert torch.equal(one["tag_ids"][0], same["tag_ids"][1])

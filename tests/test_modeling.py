@@ -87,6 +87,20 @@ def test_two_passes_equal_one_joint_pass_forward_and_gradient():
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_tags_that_stand_as_words_have_the_segment_of_captions():
+    model, context = small_model(), small_context()
+    words = torch.zeros(3, 5, dtype=torch.bool)
+    as_tags = model.encode_context(context | {"tag_words": words}).hidden
+    torch.testing.assert_close(as_tags, model.encode_context(context).hidden)
+    words[0, 2] = True
+    some = model.encode_context(context | {"tag_words": words}).hidden
+    assert not torch.allclose(some[0], as_tags[0], atol=1e-3)
+    torch.testing.assert_close(some[1:], as_tags[1:])
+    every = model.encode_context(context | {"tag_words": torch.ones_like(words)}).hidden
+    model.config.tag_segment = CAPTION_SEGMENT
+    torch.testing.assert_close(every, model.encode_context(context).hidden)
+
+
 def caption_batch_of(context: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Captions of 6, 3 and 4 tokens with dense queries, padded to 12; some places supervised, not in order."""
     tokens = torch.tensor([6, 3, 4])

@@ -148,7 +148,9 @@ def data_check(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, []) if arguments.config else TrainConfig()
     model, masking = config.model, config.masking
-    limits = Limits(model.max_regions, model.max_tag_tokens, model.max_caption_tokens, model.max_caption_tokens)
+    limits = Limits(
+        model.max_regions, model.max_tag_tokens, model.max_caption_tokens, model.max_caption_tokens, model.tag_slots
+    )
     data = read_source(arguments)
     tokenizer = load_tokenizer(bert_folder(arguments.tokenizer))
     report = check_data(data, tokenizer, limits, None if arguments.no_pictures else open_picture)

@@ -40,6 +40,10 @@ class ModelConfig:
     standardise_regions: bool = False
     # Segment embedding of tags; captions have 0. Not stated in the paper; Oscar has 1.
     tag_segment: int = between(1, 0, 1)
+    # Where the tags to predict stand in pre-training: among the tags, or where the words of a caption will
+    # stand (segment 0, positions from 1 on), so that a caption's [MASK] asks as a tag's [MASK] has asked. The paper is
+    # silent; Oscar-derived code has positions from 0 on for tags in pre-training and behind the caption later.
+    tag_slots: str = one_of("tags", "caption")
     # Keep the (tied) word embeddings as they are. Fine-tuning needs it: captions name few objects, and
     # cross-entropy on them otherwise pushes down, and so forgets, every word that no caption contains.
     freeze_embeddings: bool = False
@@ -266,8 +270,8 @@ def _validate_training(config: TrainConfig) -> None:
     for name in ("regions", "examples"):
         if not getattr(data, name):
             raise UserError(f"data.{name}: is needed")
-    if data.tags == "file" and not data.tag_file:
-        raise UserError("data.tag_file: is needed with data.tags: file")
+    if "file" in (data.tags, data.hints) and not data.tag_file:
+        raise UserError("data.tag_file: is needed with data.tags: file and with data.hints: file")
     if (optim.steps > 0) == (optim.epochs > 0):
         raise UserError(f"optim.steps, optim.epochs: exactly one must be above 0, not {optim.steps} and {optim.epochs}")
     if optim.lr == 0:
@@ -287,9 +291,13 @@ def _validate_training(config: TrainConfig) -> None:
             raise UserError('data.tags: objective "tags" learns tags and cannot do without any')
         if data.tags == "self":
             raise UserError('data.tags: "self" needs a pre-trained model; it is for objective "captions"')
-        for name, neutral in (("tag_dropout", 0.0), ("captions_per_picture", 1)):
+        for name, neutral in (("captions_per_picture", 1), ("named_tags_only", False)):
             if getattr(data, name) != neutral:
                 raise UserError(f'data.{name}: is for objective "captions"; leave it out of pre-training')
+        if data.tag_dropout and data.hints == "none":
+            raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
+    elif data.hints != "none":
+        raise UserError('data.hints: is for objective "tags"; leave it out of fine-tuning')
     if tracking.validate_every and not data.validation_regions:
         raise UserError("tracking.validate_every: needs data.validation_regions")
     if data.validation_references and not data.validation_regions:

@@ -40,6 +40,8 @@ class VivoConfig(PreTrainedConfig):
     Lengths: `max_caption_tokens` caption positions are 0 .. max_caption_tokens - 1; tags start at
     `tag_position_offset` in pre-training, fine-tuning and inference alike (the paper does not say;
     Oscar-derived code lets the positions differ between the stages).
+    `tag_slots`: where the tags to predict stand in pre-training, "tags" (segment and positions of tags) or "caption"
+    (those of the words of a caption).
     `region_fingerprint` names the RegionStore whose features the weights know; `training_stage` is
     "" (not trained), "tags" (knows a visual vocabulary, cannot caption yet) or "captions".
     """
@@ -63,6 +65,7 @@ class VivoConfig(PreTrainedConfig):
         region_layer_norm: bool = False,
         standardise_regions: bool = False,
         tag_segment: int = 1,
+        tag_slots: str = "tags",
         max_regions: int = 50,
         max_tag_tokens: int = 30,
         max_caption_tokens: int = 40,
@@ -91,6 +94,7 @@ class VivoConfig(PreTrainedConfig):
         self.region_layer_norm = region_layer_norm
         self.standardise_regions = standardise_regions
         self.tag_segment = tag_segment
+        self.tag_slots = tag_slots
         self.max_regions = max_regions
         self.max_tag_tokens = max_tag_tokens
         self.max_caption_tokens = max_caption_tokens
@@ -139,8 +143,8 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, segment: int) -> Tensor:
-        """int [...], int [...] -> [..., D]."""
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segment: int | Tensor) -> Tensor:
+        """int [...], int [...], one segment or int [...] -> [..., D]."""
         summed = self.word(input_ids) + self.position(position_ids) + self.segment.weight[segment]
         return self.dropout(self.norm(summed))
 
@@ -293,6 +297,7 @@ class VivoModel(VivoPreTrainedModel):
         region_positions: Tensor,
         region_mask: Tensor,
         wanted: Tensor | None = None,
+        tag_words: Tensor | None = None,
     ) -> Context:
         """Tags and regions, which see each other in both directions and nothing else.
 
@@ -302,6 +307,7 @@ class VivoModel(VivoPreTrainedModel):
             region_features: [B, R, F]. region_positions: [B, R, 6]. region_mask: bool [B, R].
             wanted: int [K], places in the flattened [B * S] whose output is needed; None for all. With none
                 (K = 0) the context is there to be read by text.
+            tag_words: bool [B, T], True for those with the segment of captions; None for none of them.
 
         Returns:
             Context; rows of `hidden` are the T tags, then the R regions, or the K wanted ones.
@@ -311,7 +317,10 @@ class VivoModel(VivoPreTrainedModel):
         tag_places, region_places = true_places(tag_mask), true_places(region_mask)
         of_tags, of_regions = Packing(rows, tags, tag_places), Packing(rows, regions, region_places)
         seen = self.regions(of_regions.pack(region_features), of_regions.pack(region_positions))
-        told = self.embeddings(of_tags.pack(tag_ids), of_tags.pack(tag_positions), self.config.tag_segment)
+        segment: int | Tensor = self.config.tag_segment
+        if tag_words is not None:
+            segment = torch.where(of_tags.pack(tag_words), CAPTION_SEGMENT, segment)
+        told = self.embeddings(of_tags.pack(tag_ids), of_tags.pack(tag_positions), segment)
         x = torch.cat([told.to(seen.dtype), seen])
         size = tags + regions
         packing = Packing(
@@ -413,6 +422,7 @@ class _VivoWithHead(VivoPreTrainedModel):
             batch["region_positions"],
             batch["region_mask"],
             wanted,
+            batch.get("tag_words"),
         )
 
 

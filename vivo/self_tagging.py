@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vivo.data.collate import ContextCollator, Limits, tag_positions, to_device
+from vivo.data.collate import FIRST_WORD, ContextCollator, Limits, tag_positions, to_device
 from vivo.data.datasets import TagPictures
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource, read_tag_file
@@ -120,12 +120,14 @@ class SelfTagger:
         """[B, names of this many pieces]."""
         pictures, device = batch["region_mask"].shape[0], self.model.device
         slots = max(1, min(MOST_SLOTS, self.limits.max_tag_tokens // size))
-        places = tag_positions([(0,) * size] * slots, self.limits.tag_position_offset)
+        as_words = self.limits.tag_slots == "caption"
+        places = tag_positions([(0,) * size] * slots, FIRST_WORD if as_words else self.limits.tag_position_offset)
         shape = (pictures, slots * size)
         masked = batch | {
             "tag_ids": torch.full(shape, self.model.config.mask_token_id, device=device),
             "tag_positions": torch.tensor(places, device=device).expand(shape),
             "tag_mask": torch.ones(shape, dtype=torch.bool, device=device),
+            "tag_words": torch.full(shape, as_words, device=device),
         }
         regions = batch["region_mask"].shape[1]
         wanted = context_places(true_places(masked["tag_mask"]), slots * size, slots * size + regions)

@@ -2,6 +2,7 @@
 
 TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
     tag_ids, tag_positions int64 [B, T]; tag_mask bool [B, T]     masked slots hold [MASK]
+    tag_words bool [B, T]      those that stand as words of a caption; absent with `tag_slots` "tags"
     region_features float32 [B, R, F]; region_positions float32 [B, R, 6]; region_mask bool [B, R]
     slot_index int64 [K]       masked tag tokens, as places in the flattened [B * T]
     target_ids int64 [K]       the piece that stood there, or its place in `competing`
@@ -33,6 +34,8 @@ from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
 from vivo.randomness import example_generator
 
 Batch = dict[str, Tensor | list[str]]
+FIRST_WORD = 1
+"""Position of a caption's first word, behind [CLS]."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Limits:
     max_tag_tokens: int
     max_caption_tokens: int
     tag_position_offset: int
+    tag_slots: str = "tags"
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "Limits":
@@ -74,6 +78,11 @@ def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
     return positions
 
 
+def _ends(tags: Sequence[tuple[int, ...]]) -> list[int]:
+    """Position of the last piece of each tag, where the tags stand as words."""
+    return [tag_positions(tags[: n + 1], FIRST_WORD)[-1] for n in range(len(tags))]
+
+
 class _Collator:
     """What both stages share: the padded tags and regions of a batch."""
 
@@ -90,10 +99,21 @@ class _Collator:
             batch["target_ids"] = torch.searchsorted(self.competing, batch["target_ids"])
         return batch
 
-    def _context(self, tags: list[list[tuple[int, ...]]], regions: list[Regions]) -> Batch:
-        """Tag and region keys of a batch; `tags` has the pieces of each tag of each picture."""
+    def _context(
+        self, tags: list[list[tuple[int, ...]]], regions: list[Regions], words: Sequence[int] | None = None
+    ) -> Batch:
+        """Tag and region keys of a batch.
+
+        Args:
+            tags: the pieces of each tag of each picture.
+            words: how many of a picture's tags, the first ones, stand where the words of a caption stand.
+        """
+        offset, of_words = self.limits.tag_position_offset, words or [0] * len(tags)
         ids = [[piece for tag in picture for piece in tag] for picture in tags]
-        places = [tag_positions(picture, self.limits.tag_position_offset) for picture in tags]
+        places = [
+            tag_positions(picture[:n], FIRST_WORD) + tag_positions(picture[n:], offset)
+            for picture, n in zip(tags, of_words, strict=True)
+        ]
         most = min(self.limits.max_regions, max(len(r.labels) for r in regions))
         features = np.zeros((len(regions), most, regions[0].features.shape[1]), dtype=np.float32)
         boxes = np.zeros((len(regions), most, 6), dtype=np.float32)
@@ -103,7 +123,10 @@ class _Collator:
             features[row, :count] = region.features[:count]
             boxes[row, :count] = box_positions(region.boxes[:count], region.width, region.height)
             present[row, :count] = True
-        return {
+        batch: Batch = (
+            {} if words is None else {"tag_words": _padded([[p < offset for p in row] for row in places], False)}
+        )
+        return batch | {
             "tag_ids": _padded(ids, self.tokenizer.pad_token_id),
             "tag_positions": _padded(places, self.limits.tag_position_offset),
             "tag_mask": _lengths_mask(ids),
@@ -138,10 +161,14 @@ class TagCollator(_Collator):
         self.next_piece, self.hint_dropout = next_piece, hint_dropout
 
     def __call__(self, examples: Sequence[tuple[int, str, list[str], list[str], Regions]]) -> Batch:
-        tags, first = [], []
+        tags, first, words = [], [], []
+        as_words = self.limits.tag_slots == "caption"
         for epoch, image_id, names, hints, _ in examples:
             generator = example_generator(self.seed, epoch, image_id, "tags")
             kept = self.pieces.cut([names[i] for i in generator.permutation(len(names))], self.limits.max_tag_tokens)
+            if as_words:
+                kept = kept[: sum(p < self.limits.max_caption_tokens for p in _ends(kept))]
+            words.append(len(kept))
             share = masked_share(self.share_min, self.share_max, generator)
             masked = mask_tags(len(kept), share, self.at_most, generator)
             asked = next_pieces(masked, [len(pieces) for pieces in kept], self.next_piece, generator).tolist()
@@ -149,7 +176,7 @@ class TagCollator(_Collator):
             first.append([max(n, 0) if m else None for n, m in zip(asked, masked, strict=True)])
             if hints:
                 self._mix_in(hints, tags[-1], first[-1], example_generator(self.seed, epoch, image_id, "hints"))
-        batch = self._context(tags, [regions for *_, regions in examples])
+        batch = self._context(tags, [regions for *_, regions in examples], words if as_words else None)
         batch |= self._slots(tags, first, batch["tag_ids"])
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
         return self._among_competing(batch)
@@ -161,11 +188,13 @@ class TagCollator(_Collator):
         first: list[int | None],
         generator: np.random.Generator,
     ) -> None:
-        """Put the hints that fit at random places between the tags of a picture (both lists in place)."""
+        """Put the hints that fit at random places between the tags of a picture, or behind those that stand as
+        words (both lists in place)."""
         kept = [hints[i] for i in generator.permutation(len(hints)) if generator.random() >= self.hint_dropout]
         room = self.limits.max_tag_tokens - sum(map(len, tags))
         for pieces in self.pieces.cut(kept, room):
-            place = int(generator.integers(len(tags) + 1))
+            between = self.limits.tag_slots == "tags"
+            place = int(generator.integers(len(tags) + 1)) if between else len(tags)
             tags.insert(place, pieces)
             first.insert(place, None)
 

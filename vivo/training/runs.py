@@ -150,6 +150,7 @@ def starting_model(
             "region_layer_norm": shape.region_layer_norm,
             "standardise_regions": shape.standardise_regions,
             "tag_segment": shape.tag_segment,
+            "tag_slots": shape.tag_slots,
             "max_regions": shape.max_regions,
             "max_tag_tokens": shape.max_tag_tokens,
             "max_caption_tokens": shape.max_caption_tokens,
