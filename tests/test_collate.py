@@ -112,7 +112,9 @@ def test_pictures_with_something_to_match_are_counted(tokenizer):
 def test_share_is_kept_and_order_differs_by_epoch_but_not_by_batch(tokenizer):
     tags = ["dog", "cat", "cow", "pig", "fox", "bee"]
     one = tag_batch(tokenizer, [(0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
-    same = tag_batch(tokenizer, [(0, "z", tags, [], regions(1)), (0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
+    same = tag_batch(
+        tokenizer, [(0, "z", tags, [], regions(1)), (0, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5
+    )
     later = tag_batch(tokenizer, [(1, "a", tags, [], regions(1))], share_min=0.5, share_max=0.5)
     assert len(one["target_ids"]) == 3
     assert torch.equal(one["tag_ids"][0], same["tag_ids"][1])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -43,8 +44,13 @@ def write_results(
     goals: Goals,
     stage_seconds: Mapping[str, float],
     extra: Mapping[str, str],
+    inputs: Mapping[str, Any],
 ) -> None:
-    """results.json: one record per row and seed, summaries with intervals, differences to the baselines, claims."""
+    """results.json: one record per row and seed, summaries with intervals, differences to the baselines, claims.
+
+    Args:
+        inputs: see `vivo.experiment.inputs`.
+    """
     records = [
         {"name": r.row.name, "seed": seed, **scores.table, "seconds": round(seconds, 1)}
         for r in rows
@@ -66,6 +72,7 @@ def write_results(
             "claims": [{"claim": c, "shown": ok, "figure": f} for c, ok, f in claims(rows, scorer, goals)],
             "stage_seconds": {k: round(v, 1) for k, v in stage_seconds.items()},
             **extra,
+            "inputs": inputs,
             "environment": environment(),
         },
     )
