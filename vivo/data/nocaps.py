@@ -26,10 +26,8 @@ OFFICIAL = {
     "nocaps_test_image_info.json": "test",
 }
 # Files with the captions of evaluation pictures, and the file beside them that lists the same pictures without.
-WITH_CAPTIONS, WITHOUT_CAPTIONS = (
-    ("nocaps_val_captions.json", "nocaps_val_4500_captions.json"),
-    "nocaps_val_image_info.json",
-)
+WITH_CAPTIONS = ("nocaps_val_captions.json", "nocaps_val_4500_captions.json")
+WITHOUT_CAPTIONS = "nocaps_val_image_info.json"
 PICTURES = {"val": 4_500, "test": 10_600}
 VAL_DOMAINS = {"in-domain": 417, "near-domain": 2_670, "out-domain": 1_413}
 VAL_REFERENCES = 10

@@ -21,8 +21,8 @@ from vivo.files import atomic_write_json
 FILE = "experiment.json"
 # Fields that hold a path: told by what is there, so that a folder may be moved.
 _PATHS = {"regions", "examples", "validation_regions", "validation_references", "tag_file", "vocabulary", "tagger"}
-# Fields that each run has its own of, or that change nothing that is learned.
-_FREE = {"out", "seed", "init", "tracking", "workers"}
+# Fields that change nothing that is learned. (Seed and init are those of any run, unless an override fixes them.)
+_FREE = {"out", "tracking", "workers"}
 
 
 def inputs_of(bench: Benchmark) -> dict[str, Any]:
