@@ -100,13 +100,14 @@ def test_photographs_ask_for_out_of_domain_cider_with_an_interval(scorer, row, m
     value, low, high = map(float, re.search(r"\(none\): ([+-][\d.]+) \[([-\d.]+), ([-\d.]+)\]$", figure).groups())
     gap = compare_systems(scorer, rows[2].scores, rows[0].scores)["out"]["CIDEr"]
     assert (value, low, high) == tuple(round(x, 1) for x in gap)
-    assert ok is shown is (gap.low > 0) and low <= value <= high
+    assert ok == shown == (gap.low > 0) and low <= value <= high
     assert not any("overall" in claim for claim in found) and len(found) == 5
 
 
 def test_the_table_of_photographs_has_intervals(
-    scorer, row, tiny_world: Path, capsys: pytest.CaptureFixture[str]
+    scorer, row, tiny_world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "140")  # narrower, cells wrap
     rows = [row("none", 30, 10), row("vivo", 30, 20)]
     bench = world_benchmark(tiny_world, SIZES["tiny"])
     print_table(bench, rows, scorer)

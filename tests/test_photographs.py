@@ -168,7 +168,7 @@ def test_examples_without_regions_name_file_and_place(made: Path, tmp_path: Path
 
 def test_a_grid_that_does_not_fit_is_refused(made: Path, tmp_path: Path) -> None:
     """The whole picture is the last of a grid's five regions; of a detector's the least sure are cut, as documented."""
-    bench = replace(bench_of(made), pretrain=(*SMALL, "model.max_regions=4"))
+    bench = replace(bench_of(made), pretrain=(*bench_of(made).pretrain, "model.max_regions=4"))
     config = stages.pretrain_config(bench, VIVO, tmp_path / "run", 0)
     with pytest.raises(
         UserError, match=r"grid of 5 regions a picture.*takes 4; train with model.max_regions=5 or more"
