@@ -20,11 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args(argv)
     config = load_eval_config(arguments.config, arguments.overrides)
-    from vivo.data.nocaps import read_nocaps
+    from vivo.data.nocaps import read_pictures
     from vivo.prediction import predict_split
 
-    # ids only: the captions of an evaluation split are never looked at here
-    image_ids = [example.image_id for example in read_nocaps(config.references)]
+    image_ids = [example.image_id for example in read_pictures(config.references)]  # never their captions
     out = Path(config.out) / "predictions.json"
     checkpoint, regions = Path(config.checkpoint), Path(config.regions)
     predict_split(checkpoint, regions, image_ids, config.tags, config.decode, out, tag_file=config.tag_file)

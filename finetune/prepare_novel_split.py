@@ -97,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = {
         "vivo": __version__,
         "source": Path(arguments.source).name,
+        "object words": (
+            f"of {arguments.objects.name}" if arguments.objects else "found in all captions, those of evaluation too"
+        ),
         "options": asdict(plan) | {"pairs": arguments.pairs, "tags": arguments.tags},
         "pictures": {
             "all": len(pictures),
@@ -115,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written and checked: {arguments.out}\nnext:")
     for name in ("training", "evaluation"):
         store = arguments.out / "regions" / name
-        print(f"    pretrain/extract_regions.py {data.folder} {store} --list {arguments.out}/{name}_pictures.tsv")
+        pictures_list = f"--list {arguments.out}/{name}_pictures.tsv"
+        print(f"    pretrain/extract_regions.py {data.folder} {store} {pictures_list} --detector grid")
 
 
 def tokenize(pictures: Sequence[OwnPicture]) -> Tokens:

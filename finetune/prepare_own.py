@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f" {len(tagged):,} with {sum(len(example.tags) for example in tagged):,} tags"
     )
     store = arguments.out / "regions"
-    print(f"next: pretrain/extract_regions.py {folder_of_pictures} {store} --list {arguments.out}/pictures.tsv")
+    pictures_list = f"--list {arguments.out}/pictures.tsv"
+    print(f"next: pretrain/extract_regions.py {folder_of_pictures} {store} {pictures_list} --detector grid")
 
 
 def write_pictures(pictures: Sequence[OwnPicture], folder: Path) -> None:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vivo.data.foreign.base import ForeignSource, PictureList
+from vivo.data.foreign.base import ForeignSource, PictureList, line_of, open_foreign
 from vivo.data.foreign.bottom_up import BottomUpNpz, BottomUpTsv
 from vivo.data.foreign.convert import convert
 from vivo.data.foreign.nocaps_h5 import NocapsH5
@@ -37,8 +37,8 @@ def format_of(source: Path) -> str:
         return "oscar"
     if source.suffix in (".h5", ".hdf5"):
         return "nocaps-h5"
-    with source.open("rb") as file:
-        columns = file.readline(256 * 2**20).count(b"\t") + 1
+    with open_foreign(source) as file:
+        columns = line_of(file, source, 1).count(b"\t") + 1
     if columns not in (2, 3, 6):
         raise UserError(
             f"{source}: {columns} columns in row 1; known are 2 or 3 (Oscar) and 6 (bottom-up-attention); if it is one"

@@ -2,9 +2,10 @@
 
     python pretrain/train_tagger.py --regions STORE [STORE ...] --tags tags.jsonl --out TAGGER
 
-Every store must hold the features of one detector (`grid`, as a rule). The pictures of --tags are the training set;
-their tags come from a model that was trained without them (K folds by the hash of the image id), tags of all other
-pictures from the model trained on all. What is written into TAGGER, all of it or nothing:
+Every store must hold the features of one detector whose last region is the whole picture (`grid`, as a rule). The
+pictures of --tags are the training set; their tags come from a model that was trained without them (K folds by the hash
+of the picture's content where pictures.jsonl gives it, else of its id), tags of all other pictures from the model
+trained on all. What is written into TAGGER, all of it or nothing:
 
     tagger.safetensors, tagger.json   the full model, for `--detector grid,tagger=TAGGER` and captioning
     tags.jsonl                        {"image_id", "tags": [name, ...]} a picture, the surest first
@@ -19,7 +20,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,11 @@ import torch
 from torch import Tensor
 
 from vivo.data.examples import read_tag_examples
+from vivo.data.novel_files import read_hashes
+from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
-from vivo.detectors.tagger import Tagger, average_precision, fit_classes, fit_mixing
+from vivo.data.types import Regions
+from vivo.detectors.tagger import LEARNED_FROM, Tagger, average_precision, fit_classes, fit_mixing
 from vivo.errors import UserError
 from vivo.files import atomic_folder
 from vivo.program import exits_cleanly
@@ -38,9 +42,28 @@ from vivo.progress import progress_of
 CALIBRATION_PICTURES = 20_000  # held-out pictures that the three mixing numbers and the measures are taken on
 
 
-def fold_of(image_id: str, folds: int, seed: int) -> int:
-    """The fold of a picture: a function of its id alone, so that it never changes with the data."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{image_id}".encode()).digest()[:8], "big") % folds
+WHOLE_TOLERANCE = 1.0  # pixels by which the box of a whole picture may miss its border
+
+
+def fold_of(key: str, folds: int, seed: int) -> int:
+    """The fold of a picture: a function of its content hash (or id) alone, so that it never changes with the data."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") % folds
+
+
+def whole_picture(store: RegionStore, image_id: str) -> Regions:
+    """The regions of a picture, the last of which is the whole picture, as the tagger reads it.
+
+    Raises:
+        UserError: the last region is not the whole picture.
+    """
+    regions = store[image_id]
+    corners = np.array([0, 0, regions.width, regions.height], np.float32)
+    if np.abs(np.asarray(regions.boxes[-1]) - corners).max() > WHOLE_TOLERANCE:
+        raise UserError(
+            f"{store.path}, picture {image_id!r}: the last region is not the whole picture, which the tagger learns"
+            " from; extract the regions with --detector grid"
+        )
+    return regions
 
 
 def read_pairs(file: Path, stores: Sequence[RegionStore]) -> tuple[list[str], list[set[str]], list[RegionStore]]:
@@ -57,6 +80,15 @@ def read_pairs(file: Path, stores: Sequence[RegionStore]) -> tuple[list[str], li
         tags.append({tag.lower() for tag in example.tags})
         places.append(store)
     return ids, tags, places
+
+
+def content_hashes(tags: Path, pictures: Path | None) -> dict[str, str]:
+    """Content hash of each picture, by id: of the file `pictures`, or of the one beside the tags; else empty."""
+    if pictures is None:
+        pictures = tags.with_name("pictures.jsonl")
+        if not pictures.is_file():
+            return {}
+    return read_hashes(pictures)
 
 
 def frequent_classes(tags: Sequence[set[str]], min_pictures: int, file: Path) -> list[str]:
@@ -125,9 +157,14 @@ def calibrate(
 
 
 def write_tags(
-    folder: Path, stores: Sequence[RegionStore], held_out: Sequence[Tagger], full: Tagger, fold_by_id: dict[str, int]
+    folder: Path,
+    stores: Sequence[RegionStore],
+    held_out: Sequence[Tagger],
+    full: Tagger,
+    fold_by_key: Mapping[str, int],
+    key_of: Callable[[str], str],
 ) -> int:
-    """Both tag files; training pictures are tagged by the model that has not seen them."""
+    """Both tag files; training pictures (by `key_of` their id) are tagged by the model that has not seen them."""
     total, done, seen = sum(len(store) for store in stores), 0, set()
     with (
         (folder / "tags.jsonl").open("w", encoding="utf-8", newline="\n") as names,
@@ -140,8 +177,8 @@ def write_tags(
                 if image_id in seen:
                     continue
                 seen.add(image_id)
-                fold = fold_by_id.get(image_id)
-                tags = (full if fold is None else held_out[fold]).tags(store[image_id])
+                fold = fold_by_key.get(key_of(image_id))
+                tags = (full if fold is None else held_out[fold]).tags(whole_picture(store, image_id))
                 row = {"image_id": image_id, "tags": [name for name, _ in tags]}
                 names.write(json.dumps(row, ensure_ascii=False) + "\n")
                 row["tags"] = [{"name": name, "score": round(score, 4)} for name, score in tags]
@@ -156,6 +193,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regions", type=Path, nargs="+", required=True, help="RegionStores of one detector")
     parser.add_argument("--tags", type=Path, required=True, help="tag examples to learn from (.jsonl or .parquet)")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="JSONL",
+        help="content hash of each picture, as prepare_novel_split.py writes it: equal pictures get one fold; default:"
+        " pictures.jsonl beside --tags, if there",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it exists")
     parser.add_argument("--folds", type=int, default=5, help="folds of the training pictures (default: 5)")
     parser.add_argument("--min-pictures", type=int, default=20, help="rarer tags are left out (default: 20)")
@@ -173,12 +217,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     ids, tags, places = read_pairs(arguments.tags, stores)
     class_names = frequent_classes(tags, arguments.min_pictures, arguments.tags)
     targets = targets_of(tags, class_names)
-    fold_by_id = {image_id: fold_of(image_id, arguments.folds, arguments.seed) for image_id in ids}
-    folds = torch.tensor([fold_by_id[image_id] for image_id in ids])
+    hashes = content_hashes(arguments.tags, arguments.pictures)
+
+    def key_of(image_id: str) -> str:
+        return hashes.get(image_id, image_id)
+
+    fold_by_key = {key_of(i): fold_of(key_of(i), arguments.folds, arguments.seed) for i in ids}
+    folds = torch.tensor([fold_by_key[key_of(i)] for i in ids])
     if len(set(folds.tolist())) < arguments.folds:
         raise UserError(f"{arguments.tags}: {len(ids)} pictures are too few for {arguments.folds} folds")
     wholes = torch.from_numpy(
-        np.stack([store[image_id].features[-1] for store, image_id in zip(places, ids, strict=True)])
+        np.stack([whole_picture(store, image_id).features[-1] for store, image_id in zip(places, ids, strict=True)])
     )
     base = Tagger(
         class_names, torch.empty(0), torch.empty(0), torch.tensor([1.0, 0.0, 0.0]), stores[0].fingerprint,
@@ -189,10 +238,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample = range(min(len(ids), CALIBRATION_PICTURES))
         features = (torch.from_numpy(np.asarray(places[i][ids[i]].features, np.float32)) for i in sample)
         held_out, full, notes = calibrate(held_out, full, features, folds[: len(sample)], targets[: len(sample)])
-        notes |= {"training pictures": len(ids), "folds": arguments.folds, "seed": arguments.seed}
+        notes |= {
+            "training pictures": len(ids),
+            "folds": arguments.folds,
+            "folds by": "content" if hashes else "id",
+            "seed": arguments.seed,
+            LEARNED_FROM: sha256_of(arguments.tags),
+            "stores": [f"{len(store)} pictures of detector {store.fingerprint}" for store in stores],
+        }
         full = replace(full, notes=notes)
         full.save(folder)
-        count = write_tags(folder, stores, held_out, full, fold_by_id)
+        count = write_tags(folder, stores, held_out, full, fold_by_key, key_of)
     for name, value in notes.items():
         print(f"{name}: {value}")
     print(f"{arguments.out}: {len(class_names)} classes, tags of {count} pictures")

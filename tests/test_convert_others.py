@@ -30,6 +30,7 @@ from foreign_files import (
 from vivo.data.foreign.base import PictureList
 from vivo.data.foreign.bottom_up import BottomUpNpz, BottomUpTsv
 from vivo.data.foreign.nocaps_h5 import NocapsH5
+from vivo.data.foreign.oscar_tsv import OscarTsv
 from vivo.data.regions import RegionStore
 from vivo.errors import UserError
 
@@ -184,6 +185,51 @@ def test_bad_h5(tmp_path: Path) -> None:
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"x.h5: cannot be read as HDF5 .*the file is cut"):
         NocapsH5(file)
+
+
+def test_h5_with_broken_columns(tmp_path: Path) -> None:
+    """A picture id that is no UTF-8, and compressed widths whose bytes were changed."""
+    import h5py
+
+    file = nocaps_h5(tmp_path / "x.h5")
+    with h5py.File(file, "r+") as opened:
+        count = len(opened["image_id"])
+        del opened["image_id"]
+        opened["image_id"] = np.array([b"a", b"\xff\xfe", *(b"p%d" % n for n in range(count - 2))])
+    with pytest.raises(UserError, match=r"x.h5, row 2: not UTF-8 text"):
+        list(NocapsH5(file))
+    with h5py.File(file, "r+") as opened:
+        widths = opened["width"][:]
+        del opened["width"]
+        opened.create_dataset("width", data=widths, chunks=(count,), compression="gzip")
+        chunk = opened["width"].id.get_chunk_info(0)
+    with file.open("r+b") as opened:
+        opened.seek(chunk.byte_offset)
+        opened.write(b"\xff" * chunk.size)
+    with pytest.raises(UserError, match=rf"x.h5, rows 1 to {count}: .*width.* cannot be read"):
+        list(NocapsH5(file))
+
+
+def test_files_that_go_away_or_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file deleted before it is read, a path that opens and cannot be read (the memory of this process), a folder."""
+    six, oscar = bottom_up_tsv(tmp_path / "six.tsv"), oscar_files(tmp_path)
+    for source, file in ((BottomUpTsv(six), six), (OscarTsv(oscar), oscar.with_name("train.feature.tsv"))):
+        file.unlink()
+        with pytest.raises(UserError, match=f"{file.name}: cannot be read \\(No such file"):
+            list(source)
+        with pytest.raises(UserError, match=f"{file.name}: (cannot be read|no such file)"):
+            type(source)(file)
+    with pytest.raises(UserError, match="cannot be read as a folder"):
+        BottomUpNpz(tmp_path / "none", str)
+    unreadable = tmp_path / "disk.tsv"
+    unreadable.symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=r"disk.tsv, row 1: cannot be read \(Input/output error\)"):
+        list(BottomUpTsv(unreadable))
+    (tmp_path / "folder.h5").mkdir()
+    for arguments in ([str(unreadable)], [str(tmp_path / "folder.h5"), "--format", "nocaps-h5"]):
+        assert program().main([arguments[0], str(tmp_path / "s"), *arguments[1:]]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and arguments[0] in error
 
 
 # --- the program -----------------------------------------------------------------------------------------

@@ -1,22 +1,29 @@
 """A comparison: which claims its rows show, what its trainings differ in, its controls."""
 
+import json
+import re
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from vivo.config import configs_dir, load_config
 from vivo.data.collate import detected_tags
-from vivo.data.nocaps import WorldClass, read_nocaps
+from vivo.data.nocaps import WorldClass, read_nocaps, read_pictures
 from vivo.data.regions import RegionStore
 from vivo.data.types import CaptionExample
 from vivo.demo.pipeline import world_benchmark
 from vivo.demo.sizes import SIZES
+from vivo.errors import UserError
 from vivo.experiment import stages
 from vivo.experiment.benchmark import Goals
+from vivo.experiment.inputs import check_inputs
+from vivo.experiment.photographs import GOALS
 from vivo.experiment.plan import Row, world_plan
-from vivo.experiment.results import RowScores, claims
+from vivo.experiment.results import RowScores, claims, print_table
+from vivo.metrics.comparison import compare_systems, system_intervals
 from vivo.metrics.nocaps import SplitScorer
 
 CLASSES = [
@@ -84,6 +91,34 @@ def test_claims_are_shown_or_not(scorer, row, rows: dict[str, tuple[int, int]], 
     assert {n for n, (_, shown, _) in enumerate(found) if not shown} == failing, found
 
 
+@pytest.mark.parametrize(("mice", "shown"), [(30, True), (1, False), (0, False)])
+def test_photographs_ask_for_out_of_domain_cider_with_an_interval(scorer, row, mice: int, shown: bool) -> None:
+    """One rare caption in 30 is worth points of CIDEr, which another draw of pictures would not have shown."""
+    rows = [row("none", 30, 0), row("none_unfrozen", 20, 0), row("vivo", 30, mice), row("vivo, other picture", 0, 0)]
+    found = {claim: (ok, figure) for claim, ok, figure in claims(rows, scorer, GOALS)}
+    ok, figure = found["out-of-domain CIDEr rises"]
+    value, low, high = map(float, re.search(r"\(none\): ([+-][\d.]+) \[([-\d.]+), ([-\d.]+)\]$", figure).groups())
+    gap = compare_systems(scorer, rows[2].scores, rows[0].scores)["out"]["CIDEr"]
+    assert (value, low, high) == tuple(round(x, 1) for x in gap)
+    assert ok == shown == (gap.low > 0) and low <= value <= high
+    assert not any("overall" in claim for claim in found) and len(found) == 5
+
+
+def test_the_table_of_photographs_has_intervals(
+    scorer, row, tiny_world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")  # narrower, cells wrap
+    rows = [row("none", 30, 10), row("vivo", 30, 20)]
+    bench = world_benchmark(tiny_world, SIZES["tiny"])
+    print_table(bench, rows, scorer)
+    assert "[" not in capsys.readouterr().out.split("yes ")[0].split("NO ")[0]
+    print_table(replace(bench, goals=GOALS), rows, scorer)
+    table = capsys.readouterr().out
+    for of_row in rows:
+        interval = system_intervals(scorer, of_row.scores)["out"]["F1"]
+        assert f"[{interval.low:.3f}, {interval.high:.3f}]" in table and f"{interval.value:.3f}" in table
+
+
 def test_trainings_of_the_plan_are_those_of_the_ablation_files(tiny_world: Path) -> None:
     bench = world_benchmark(tiny_world, SIZES["tiny"])
     plans = {model.name: model for model in world_plan(True).models}
@@ -111,6 +146,48 @@ def test_another_picture_is_never_the_own_one() -> None:
     assert sorted(partner) == sorted(partner.values()) == sorted(ids)
     assert all(own != other for own, other in partner.items())
     assert partner != stages._derangement(ids, seed=4)
+
+
+def test_captions_are_written_without_the_references(tiny_world: Path, tmp_path: Path) -> None:
+    """The captions of the evaluation pictures are deleted: ids come from the file without them."""
+    world = shutil.copytree(
+        tiny_world / "world" / "nocaps", tmp_path / "nocaps", ignore=shutil.ignore_patterns("*.jpg")
+    )
+    references = world / "nocaps_val_captions.json"
+    ids = [e.image_id for e in read_nocaps(references)]
+    assert all(not e.captions and e.domain for e in read_pictures(references))
+    references.unlink()
+    bench = replace(world_benchmark(tiny_world, SIZES["tiny"]), evaluation_references=references)
+    assert list(stages.caption_row(tmp_path / "out", bench, Row("copy", "", ""), 0)) == ids
+    (world / "nocaps_val_image_info.json").unlink()
+    with pytest.raises(UserError, match="nocaps_val_captions.json: cannot be read"):
+        stages.caption_row(tmp_path / "again", bench, Row("copy", "", ""), 0)
+
+
+def test_a_folder_of_other_inputs_is_refused(tiny_world: Path, tmp_path: Path) -> None:
+    bench = world_benchmark(tiny_world, SIZES["tiny"])
+    record = check_inputs(tmp_path, bench)
+    assert record == json.loads((tmp_path / "experiment.json").read_text()) == check_inputs(tmp_path, bench)
+    steps = record["finetune"]["optim"]["steps"]
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(bench.caption_examples.read_text().splitlines(keepends=True)[:-1]))
+    moved = Path(shutil.copy(bench.caption_examples, tmp_path / "moved.jsonl"))
+    check_inputs(tmp_path, replace(bench, caption_examples=moved))  # the same content elsewhere
+    free = ("tracking.log_every=7", "data.workers=2")
+    check_inputs(tmp_path, replace(bench, finetune=(*bench.finetune, *free)))
+    for changes, message in (
+        ({"tags": "none"}, r"tags was detector and is none now; choose another --out"),
+        ({"finetune": (*bench.finetune, "optim.steps=3")}, rf"finetune.optim.steps was {steps} and is 3 now"),
+        ({"pretrain": (*bench.pretrain, "masking.at_most=1")}, "pretrain.masking.at_most was 0 and is 1"),
+        ({"configs": ("flickr_novel.yaml", *bench.configs[1:])}, "configs was world.yaml, finetune/world.yaml"),
+        ({"caption_examples": captions}, "finetune.data.examples was sha256 .* and is sha256"),
+        ({"caption_regions": bench.pair_regions}, r"finetune.data.\w*regions was \d+ pictures of detector"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_inputs(tmp_path, replace(bench, **changes))
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(UserError, match="experiment.json: cannot be read"):
+        check_inputs(tmp_path, bench)
 
 
 def test_the_template_says_the_detectors_tags(tiny_world: Path, tmp_path: Path) -> None:

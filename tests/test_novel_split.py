@@ -1,6 +1,5 @@
 """The novel-object split: words, choices by hand and by property, no leak, real photographs and the world's format."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from novel_benchmark import captioned_pictures, coco_file, load_script, small_split
 
 from vivo.data.coco import read_captions
 from vivo.data.examples import read_caption_examples, read_tag_examples
@@ -25,13 +24,6 @@ from vivo.world.write import WorldConfig, write_world
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real sample data is not beside this checkout")
-
-
-def load_script(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 program = load_script("finetune/prepare_novel_split.py").main
@@ -221,40 +213,17 @@ def test_each_kind_of_leak_is_refused():
 # ---- whole runs -------------------------------------------------------------------------------------------------
 
 
-def coco_file(folder: Path, images: list[dict], captions: list[tuple[object, str]]) -> Path:
-    annotations = [{"id": n, "image_id": i, "caption": text} for n, (i, text) in enumerate(captions)]
-    path = folder / "captions.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations}))
-    return path
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """60 pictures: dogs, cats and hot dogs; picture 60 is picture 0, as BMP, under another id and without a dog."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    images, captions = [], []
-    for n in range(60):
-        Image.new("RGB", (4, 4), (n, n // 3, 7)).save(folder / f"{n}.png")
-        images.append({"id": n, "file_name": f"{n}.png"})
-        text = ["a dog on grass", "a cat and a dog", "a cat on grass", "a cat with a hot dog"][n % 4]
-        captions += [(n, text), (n, text)]
-    Image.open(folder / "0.png").save(folder / "60.bmp")
-    images.append({"id": 60, "file_name": "60.bmp"})
-    captions += [(60, "a cat on grass"), (60, "a cat")]
-    (tmp_path / "objects.txt").write_text("dog\ncat\nhot dog\ngrass\n")
-    return coco_file(tmp_path, images, captions)
-
-
-def small_run(small: Path, out: Path, *options: str) -> int:
-    sizes = ["--evaluation", "10", "--min-evaluation-each", "5", "--min-pairs", "10", "--in-domain", "4"]
-    objects = ["--objects", str(small.with_name("objects.txt")), "--held-out", "dog"]
-    return program([str(small), str(out), "--pictures", str(small.with_name("images")), *objects, *sizes, *options])
+    return captioned_pictures(tmp_path)
 
 
 def test_a_small_run_whole(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert small_run(small, tmp_path / "out", "--validation", "2") == 0
-    assert "1 exist under another id too" in capsys.readouterr().out
+    assert small_split(small, tmp_path / "out", "--validation", "2") == 0
+    told = capsys.readouterr().out
+    assert "1 exist under another id too" in told
+    commands = [line for line in told.splitlines() if "extract_regions.py" in line]
+    assert len(commands) == 2 and all(line.endswith("_pictures.tsv --detector grid") for line in commands)
     out = tmp_path / "out"
     training = list(read_caption_examples(out / "captions.jsonl"))
     pairs = {example.image_id: example.tags for example in read_tag_examples(out / "tags.jsonl")}
@@ -272,12 +241,12 @@ def test_a_small_run_whole(small: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert len(lists[0]) == 47 and [line.split("\t")[0] for line in lists[1]] == [e.image_id for e in evaluation]
     record = json.loads((out / "split.json").read_text())
     assert record["held_out"][0]["pairs"] == sum("dog" in tags for tags in pairs.values()) == 20
-    assert record["held_out"][0]["evaluation"] == 10
+    assert record["held_out"][0]["evaluation"] == 10 and record["object words"] == "of objects.txt"
 
 
 def test_the_seed_decides_and_the_bytes_are_the_same(small: Path, tmp_path: Path):
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
-        assert small_run(small, tmp_path / name, "--seed", seed) == 0
+        assert small_split(small, tmp_path / name, "--seed", seed) == 0
     a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc")
     assert a == b
     assert a["nocaps_val_captions.json"] != c["nocaps_val_captions.json"]
@@ -285,7 +254,7 @@ def test_the_seed_decides_and_the_bytes_are_the_same(small: Path, tmp_path: Path
 
 def test_a_benchmark_that_was_changed_is_refused(small: Path, tmp_path: Path):
     out = tmp_path / "out"
-    assert small_run(small, out) == 0
+    assert small_split(small, out) == 0
     check_novel_benchmark(out)
     shown = next(example for example in read_nocaps(out / "nocaps_val_captions.json") if example.domain == "in-domain")
     whole = (out / "captions.jsonl").read_text()
@@ -298,14 +267,31 @@ def test_a_benchmark_that_was_changed_is_refused(small: Path, tmp_path: Path):
             check_novel_benchmark(out)
 
 
+def test_a_benchmark_that_lacks_a_file_is_one_line(small: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert small_split(small, out) == 0
+    for name in ("pictures.jsonl", "tags.jsonl", "captions.jsonl", "classes.json", "split.json"):
+        (out / name).rename(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name}: is missing; make the split again") as refused:
+            check_novel_benchmark(out)
+        assert "\n" not in str(refused.value)
+        (tmp_path / name).rename(out / name)
+    (out / "pictures.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="pictures.jsonl: cannot be read"):
+        check_novel_benchmark(out)
+    (out / "pictures.jsonl").write_text('{"image_id": "1", "sha256": "a"}\n{"image_id": "2"}\n')
+    with pytest.raises(UserError, match="pictures.jsonl, row 2: damaged"):
+        check_novel_benchmark(out)
+
+
 def test_clear_errors_and_nothing_half_written(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "out"
-    assert small_run(small, out, "--held-out", "dgo") == 2
+    assert small_split(small, out, "--held-out", "dgo") == 2
     assert "no caption names dgo; near it: dog" in capsys.readouterr().err
-    assert small_run(small, out, "--min-pairs", "40") == 2
+    assert small_split(small, out, "--min-pairs", "40") == 2
     assert "too few pictures name dog (30): 45 are needed" in capsys.readouterr().err
     (tmp_path / "images" / "7.png").write_bytes(b"GIF89a")
-    assert small_run(small, out) == 2
+    assert small_split(small, out) == 2
     assert "1 of 61 pictures cannot be read" in capsys.readouterr().err
     assert program([str(small), "--held-out", "dog"]) == 2
     assert program([str(small), str(out)]) == 2

@@ -1,7 +1,9 @@
 """The tagger: hand-computed scores, training on pairs with a known answer, and the program on real stores."""
 
+import hashlib
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vivo.data.regions import RegionStoreWriter, fingerprint_of
+from vivo.data.regions import RegionStore, RegionStoreWriter, fingerprint_of
 from vivo.data.tag_source import read_tag_file
 from vivo.data.types import Regions
 from vivo.detectors.base import load_detector
-from vivo.detectors.tagger import TaggedDetector, Tagger, average_precision, fit_classes, fit_mixing
+from vivo.detectors.tagger import LEARNED_FROM, TaggedDetector, Tagger, average_precision, fit_classes, fit_mixing
 from vivo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,6 +196,49 @@ def test_training_pictures_are_tagged_out_of_fold(program: ModuleType, data: Pat
     other[torch.tensor(fold)] = ~other[torch.tensor(fold)]
     (a, _), (b, _) = (program.train(wholes, t, folds, tagger(), 0.1, 0) for t in (targets, other))
     assert torch.equal(a[2].weight, b[2].weight) and not torch.equal(a[1].weight, b[1].weight)
+
+
+def test_equal_pictures_are_in_one_fold(program: ModuleType, data: Path):
+    """A twin of a training picture under another id is tagged by the model that has seen neither.
+
+    Tags are drawn by lot: no model is sure of any, so that scores of two models differ.
+    """
+    rng = np.random.default_rng(0)
+    lot = [{"image_id": f"train{number}", "tags": [NAMES[int(rng.integers(3))]]} for number in range(160)]
+    (data / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lot), encoding="utf-8")
+    with RegionStoreWriter(data / "more", DESCRIPTION, FEATURES, 64) as writer:
+        writer.write("twin", RegionStore(data / "train")["train0"])
+    contents = {f"train{number}": f"content{number}" for number in range(160)} | {"twin": "content0"}
+    contents["train1"] = "content0"
+    rows = [json.dumps({"image_id": image_id, "sha256": content}) + "\n" for image_id, content in contents.items()]
+    more = ("--regions", str(data / "train"), str(data / "more"), "--min-score", "0")
+    scores = {}
+    for name in ("by_id", "by_content"):
+        assert run(program, data, name, *more) == 0
+        (data / "pictures.jsonl").write_text("".join(rows), encoding="utf-8")  # beside the tags: found from now on
+        lines = (data / name / "tag_scores.jsonl").read_text().splitlines()
+        scores[name] = {row["image_id"]: row["tags"] for row in map(json.loads, lines)}
+    assert scores["by_content"]["twin"] == scores["by_content"]["train0"]
+    assert scores["by_id"]["twin"] != scores["by_id"]["train0"]
+    notes = Tagger.load(data / "by_content").notes
+    assert notes["folds by"] == "content" and Tagger.load(data / "by_id").notes["folds by"] == "id"
+    assert notes[LEARNED_FROM] == hashlib.sha256((data / "tags.jsonl").read_bytes()).hexdigest()
+    assert notes["stores"] == [f"{n} pictures of detector {fingerprint_of(DESCRIPTION)}" for n in (160, 1)]
+
+
+def test_regions_without_the_whole_picture_are_refused(program: ModuleType, data: Path, capsys: pytest.CaptureFixture):
+    """Boxes of a detector: the tagger would read the least sure one as the whole picture."""
+    store = RegionStore(data / "train")
+    with RegionStoreWriter(data / "boxes", DESCRIPTION, FEATURES, 64) as writer:
+        for image_id in store:
+            boxes = store[image_id].boxes.copy()
+            boxes[-1, 2] = 6 if image_id == "train7" else 10
+            writer.write(image_id, replace(store[image_id], boxes=boxes))
+    arguments = ["--regions", str(data / "boxes"), "--tags", str(data / "tags.jsonl"), "--out", str(data / "out")]
+    assert program.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "boxes, picture 'train7': the last region is not the whole picture" in error and error.count("\n") == 1
+    assert "--detector grid" in error and not (data / "out").exists()
 
 
 def test_bad_input_is_one_line(program: ModuleType, data: Path, capsys: pytest.CaptureFixture):

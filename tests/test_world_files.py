@@ -221,7 +221,7 @@ def test_same_seed_same_bytes_on_any_number_of_processes(world, tmp_path):
     write_world(tmp_path / "again", replace(TINY, workers=1), progress=False)
     first, second = digest(world), digest(tmp_path / "again")
     assert first == second
-    assert len(first) == 48 + 56 + 6 + 24 + 10
+    assert len(first) == 48 + 56 + 6 + 24 + 11
     write_world(tmp_path / "other", replace(TINY, seed=1, coco=1, nocaps=1, workers=1), progress=False)
     assert not set(digest(tmp_path / "other").values()) & {
         first[name] for name in first if name.endswith(".jpg") or name.endswith("imagelabels.csv")
@@ -335,6 +335,8 @@ def test_nocaps_domains_are_true(world):
     for entry in content["annotations"]:
         assert set(entry) == {"image_id", "id", "caption"}
         references.setdefault(entry["image_id"], []).append(entry["caption"])
+    info = json.loads((world / "nocaps" / "nocaps_val_image_info.json").read_text(encoding="utf-8"))
+    assert info == content | {"annotations": []}  # what prediction reads
     assert Counter(entry["domain"] for entry in content["images"]) == {
         "out-domain": 12,
         "in-domain": 6,

@@ -207,7 +207,8 @@ class EvalConfig:
     checkpoint: str = ""
     # RegionStore of the pictures to caption.
     regions: str = ""
-    # Their reference captions: a COCO or nocaps file.
+    # Which pictures: a COCO or nocaps file, with or without captions. Beside nocaps_val_captions.json the image info
+    # without captions is read, where it is there.
     references: str = ""
     # The tags that the model sees; nocaps pictures have no image-level labels that may be used. "self": written
     # by the pre-trained model that lies in the checkpoint's tagger/.

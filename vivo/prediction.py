@@ -107,6 +107,7 @@ def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrai
     model = load_model(VivoForCaptioning, checkpoint).eval()
     check_can_caption(model, str(checkpoint))
     store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
+    store.check_all_fit(model.config.max_regions)
     return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

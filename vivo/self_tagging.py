@@ -214,6 +214,7 @@ def open_tag_source(
         return TagSource(kind)
     writer = SelfTagger.from_pretrained(tagger, "cuda" if torch.cuda.is_available() else "cpu")
     store.check_compatible(writer.model.config.region_fingerprint, writer.model.config.feature_size)
+    store.check_all_fit(writer.limits.max_regions)
     given: dict[str, list[str]] = {}
     for ids in _parts(image_ids):
         found = writer.tags([store[i] for i in ids])

@@ -28,17 +28,24 @@ def read_vocabulary(path: str) -> set[str] | None:
     return set(names)
 
 
+def _where(examples: Sequence) -> str:
+    """The file that examples were read from, for the head of a message."""
+    path = getattr(examples, "path", None)
+    return "" if path is None else f"{path}, "
+
+
 class _WithRegions(Dataset):
     """Examples whose picture is in the store; what is missing is an error, not a silent gap."""
 
     def __init__(self, examples: Sequence, store: RegionStore, tags: TagSource, region_dropout: float, seed: int):
         if not len(examples):
             raise UserError("no examples to train on: the example file is empty")
-        missing = [e.image_id for e in examples if e.image_id not in store]
+        missing = [(place, e.image_id) for place, e in enumerate(examples, 1) if e.image_id not in store]
         if missing:
+            place, image_id = missing[0]
             raise UserError(
-                f"{len(missing)} of {len(examples)} pictures have no regions in {store.path} (first: {missing[0]}); "
-                "extract them with pretrain/extract_regions.py"
+                f"{_where(examples)}example {place}: picture {image_id} has no regions in {store.path} ({len(missing)} "
+                f"of {len(examples)} examples have none); extract them with pretrain/extract_regions.py"
             )
         tags.check(e.image_id for e in examples)
         self.examples, self.store, self.tags = examples, store, tags
@@ -113,9 +120,13 @@ class CaptionPictures(_WithRegions):
     ):
         super().__init__(examples, store, tags, region_dropout, seed)
         self.words = WordSequences(caption for e in examples for caption in e.captions) if named_only else None
-        without = next((e for e in examples if not e.captions), None)
+        without = next(((place, e) for place, e in enumerate(examples, 1) if not e.captions), None)
         if without is not None:
-            raise UserError(f"picture {without.image_id} has no caption to learn from; take it out of the file")
+            place, example = without
+            raise UserError(
+                f"{_where(examples)}example {place}: picture {example.image_id} has no caption to learn from; take it "
+                "out of the file"
+            )
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], list[str], Regions]:
         epoch, index = key

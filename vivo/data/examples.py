@@ -67,14 +67,15 @@ class Examples(Sequence[Example], Generic[Example]):
     `Examples` (data-loader workers) uses the same copy, so the reader must outlive its workers.
     """
 
-    def __init__(self, dataset: "datasets.Dataset", layout: _Layout, folder: str) -> None:
+    def __init__(self, dataset: "datasets.Dataset", layout: _Layout, folder: str, path: Path) -> None:
+        self.path = path  # of the file that was read, for messages
         self._dataset = dataset
         self._layout = layout
         # By process: a forked worker that drops its copy of this object must not delete the parent's files.
         weakref.finalize(self, _remove, folder, os.getpid())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_dataset": self._dataset, "_layout": self._layout}
+        return {"path": self.path, "_dataset": self._dataset, "_layout": self._layout}
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -197,7 +198,7 @@ def _read(path: Path, layout: _Layout, cache_dir: str | Path | None) -> Examples
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Examples(dataset, layout, folder)
+    return Examples(dataset, layout, folder, path)
 
 
 def _load(path: Path, kind: str, layout: _Layout, folder: str) -> "datasets.Dataset":

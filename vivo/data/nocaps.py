@@ -10,7 +10,7 @@ Files that carry an official name (`OFFICIAL`) must hold what it holds: 4,500 pi
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,9 @@ OFFICIAL = {
     "nocaps_val_image_info.json": "val",
     "nocaps_test_image_info.json": "test",
 }
+# Files with the captions of evaluation pictures, and the file beside them that lists the same pictures without.
+WITH_CAPTIONS = ("nocaps_val_captions.json", "nocaps_val_4500_captions.json")
+WITHOUT_CAPTIONS = "nocaps_val_image_info.json"
 PICTURES = {"val": 4_500, "test": 10_600}
 VAL_DOMAINS = {"in-domain": 417, "near-domain": 2_670, "out-domain": 1_413}
 VAL_REFERENCES = 10
@@ -79,6 +82,24 @@ def read_nocaps(path: str | Path, require_captions: bool = True, any_count: bool
     if not any_count and Path(path).name in OFFICIAL:
         check_split(path, examples, OFFICIAL[Path(path).name])
     return examples
+
+
+def read_pictures(references: str | Path) -> list[CaptionExample]:
+    """The pictures of an evaluation with file names and domains, never their captions: for what must not see them.
+
+    Args:
+        references: a COCO or nocaps file, with or without captions. Where it is one of `WITH_CAPTIONS` and
+            `WITHOUT_CAPTIONS` stands beside it, that one is read, and the file itself need not even be there.
+
+    Raises:
+        UserError: as `read_nocaps`.
+    """
+    path = Path(references)
+    info = path.with_name(WITHOUT_CAPTIONS)
+    if path.name in WITH_CAPTIONS and info.is_file():
+        path = info
+    ours = Path(references).name in ("nocaps_val_captions.json", WITHOUT_CAPTIONS)  # of a part or a benchmark, too
+    return [replace(e, captions=[]) for e in read_nocaps(path, require_captions=False, any_count=ours)]
 
 
 def check_split(path: str | Path, examples: Sequence[CaptionExample], split: str) -> None:

@@ -29,6 +29,7 @@ from vivo.data.vocabulary import write_pieces
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text
 
+NEEDED = ("pictures.jsonl", "tags.jsonl", "captions.jsonl", "classes.json", "nocaps_val_captions.json", "split.json")
 _DESCRIPTION = "from {source}, written by vivo"
 
 
@@ -82,13 +83,10 @@ def check_novel_benchmark(folder: str | Path) -> None:
         UserError: see `vivo.data.novel_split.check_no_leak`, and what the readers raise.
     """
     folder = Path(folder)
-    hashes = {}
-    for number, line in enumerate((folder / "pictures.jsonl").read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            hashes[entry["image_id"]] = entry["sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'pictures.jsonl'}, row {number}: damaged; make the split again") from error
+    for name in NEEDED:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: is missing; make the split again (finetune/prepare_novel_split.py)")
+    hashes = read_hashes(folder / "pictures.jsonl")
     training = list(read_caption_examples(folder / "captions.jsonl"))
     if (folder / "captions_val.json").is_file():
         training += read_captions(folder / "captions_val.json")
@@ -99,6 +97,26 @@ def check_novel_benchmark(folder: str | Path) -> None:
         check_no_leak(training, pair_ids, evaluation, novel, hashes)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
+
+
+def read_hashes(path: str | Path) -> dict[str, str]:
+    """Content hash of each picture, by id, from a pictures.jsonl.
+
+    Raises:
+        UserError: the file cannot be read; a row that is damaged.
+    """
+    hashes = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make the split again") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            hashes[str(entry["image_id"])] = str(entry["sha256"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, row {number}: damaged; make the split again") from error
+    return hashes
 
 
 def _write_lists(folder: Path, benchmark: NovelBenchmark) -> None:

@@ -158,6 +158,21 @@ class RegionStore:
         source = f"{self.path} (detector {self.detector.get('name', 'without name')})"
         check_features(store_fingerprint, feature_size, self.fingerprint, self.feature_size, source)
 
+    def check_all_fit(self, most: int) -> None:
+        """Raise `UserError` where a model would always lose the last regions of a grid, the whole picture among them.
+
+        A detector's regions are sorted by score, and cutting the last ones is what `max_regions` is for.
+
+        Args:
+            most: regions of one picture that the model takes.
+        """
+        pictures, regions = self.manifest["pictures"], self.manifest["regions"]
+        if self.detector.get("name") == "grid" and regions > most * pictures:
+            raise UserError(
+                f"{self.path}: a grid of {regions // pictures} regions a picture, the last of which is the whole"
+                f" picture, but the model takes {most}; train with model.max_regions={regions // pictures} or more"
+            )
+
     def __len__(self) -> int:
         return self.manifest["pictures"]
 

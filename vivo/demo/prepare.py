@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vivo.data.coco import read_captions
 from vivo.data.examples import read_tag_examples, write_caption_examples, write_tag_examples
-from vivo.data.nocaps import read_classes, read_nocaps
+from vivo.data.nocaps import read_classes, read_pictures
 from vivo.data.open_images import read_class_descriptions, tag_examples, tag_name
 from vivo.data.text import load_tokenizer
 from vivo.data.vocabulary import choose_pieces, write_pieces
@@ -73,7 +73,7 @@ def make_regions(out: Path) -> None:
         detector = detector or load_detector("embedded")
         folder = out / "world" / name / "images"
         if name == "nocaps":  # numbered in the annotations, named after Open Images ids on disk
-            examples = read_nocaps(out / "world" / "nocaps" / "nocaps_val_captions.json")
+            examples = read_pictures(out / "world" / "nocaps" / "nocaps_val_captions.json")
             ids, pictures = [e.image_id for e in examples], [folder / e.file_name for e in examples]
         else:
             pictures = sorted(folder.glob("*.jpg"))

@@ -32,6 +32,8 @@ from vivo.errors import UserError
 from vivo.files import atomic_write_json, writable_folder
 
 TAGGER_CONFIG, TAGGER_WEIGHTS = "tagger.json", "tagger.safetensors"
+LEARNED_FROM = "sha256 of the tag examples"
+"""The note of a trained tagger that says which image-tag pairs it has seen."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
+from vivo.data.nocaps import WorldClass, read_classes, read_nocaps, read_pictures
 from vivo.data.types import CaptionExample
 
 
@@ -12,12 +12,13 @@ class Goals:
     """What is asked of VIVO on a benchmark.
 
     Attributes:
-        f1: of novel objects. cider: gain over the better row without pre-training, all pictures.
+        f1: of novel objects. cider: gain over the better row without pre-training, all pictures; None: out-of-domain
+            CIDEr must rise, with an interval above 0, and the printed table has intervals (for few pictures).
         other_picture: share of the F1 that another picture's regions and tags may leave.
     """
 
     f1: float = 0.2
-    cider: float = 8
+    cider: float | None = 8
     other_picture: float = 0.25
 
 
@@ -35,6 +36,7 @@ class Benchmark:
         pictures: folder of the evaluation pictures, for the page.
         classes: classes.json, the objects that F1 counts.
         tags, tag_file: the tags in fine-tuning and evaluation, see `vivo.self_tagging.open_tag_source`.
+        records: other files that decide what is trained and scored, for experiment.json.
         goals: see `Goals`.
         attribution: whose pictures these are, for the page. notice: what has to stand beside trained weights.
         pretrain, finetune: overrides of the training configurations.
@@ -53,6 +55,7 @@ class Benchmark:
     classes: Path
     tags: str = "detector"
     tag_file: str = ""
+    records: tuple[Path, ...] = ()
     goals: Goals = Goals()
     attribution: str = ""
     notice: str = ""
@@ -60,5 +63,9 @@ class Benchmark:
     finetune: tuple[str, ...] = ()
 
     def evaluation_set(self) -> tuple[list[CaptionExample], list[WorldClass]]:
-        """The evaluation pictures with references and domains, and the classes."""
+        """The evaluation pictures with references and domains, and the classes: for scoring alone."""
         return read_nocaps(self.evaluation_references), read_classes(self.classes)
+
+    def evaluation_ids(self) -> list[str]:
+        """Ids of the evaluation pictures, from a file without captions where there is one (`read_pictures`)."""
+        return [example.image_id for example in read_pictures(self.evaluation_references)]

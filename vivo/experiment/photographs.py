@@ -9,14 +9,14 @@ from pathlib import Path
 
 from vivo.config import configs_dir
 from vivo.data.novel_files import check_novel_benchmark
-from vivo.data.regions import RegionStore
 from vivo.errors import UserError
 from vivo.experiment.benchmark import Benchmark, Goals
+from vivo.experiment.photograph_checks import check_photographs
 from vivo.experiment.plan import photograph_plan
 from vivo.experiment.run import run_comparison
 from vivo.experiment.stages import Clock, console
 
-GOALS = Goals(f1=0.15, cider=0.0, other_picture=1 / 3)
+GOALS = Goals(f1=0.15, cider=None, other_picture=1 / 3)
 
 
 def run_novel(
@@ -40,7 +40,7 @@ def run_novel(
     """
     bench = photograph_benchmark(folder, pictures, config, tags, tuple(overrides))
     check_novel_benchmark(folder)
-    check_stores_apart(bench)
+    check_photographs(bench, folder)
     clock = Clock(out / "seconds.json")
     extra = {"benchmark": folder.name, "tags": tags, "jobs": str(jobs)}
     try:
@@ -86,20 +86,8 @@ def photograph_benchmark(
         classes=folder / "classes.json",
         tags=tags,
         tag_file=str(tag_file) if tags == "file" else "",
+        records=(folder / "split.json", *((folder / "tagger" / "tagger.json",) if tags == "file" else ())),
         goals=GOALS,
         pretrain=overrides,
         finetune=overrides,
     )
-
-
-def check_stores_apart(bench: Benchmark) -> None:
-    """`UserError` where a training store holds an evaluation picture."""
-    evaluation = RegionStore(bench.evaluation_regions)
-    for path in {bench.pair_regions, bench.caption_regions}:
-        training = RegionStore(path)
-        shared = [image_id for image_id in evaluation if image_id in training]
-        if shared:
-            raise UserError(
-                f"{path}: holds {len(shared)} evaluation pictures (first: {shared[0]}); extract the pictures of "
-                "training_pictures.tsv and evaluation_pictures.tsv into a store each"
-            )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from vivo.experiment import results, stages
 from vivo.experiment.benchmark import Benchmark
-from vivo.experiment.plan import Plan
+from vivo.experiment.inputs import check_inputs
+from vivo.experiment.plan import VIVO, Plan
 from vivo.experiment.side_by_side import Task, run_side_by_side
 from vivo.metrics.nocaps import SplitScorer
 
@@ -25,14 +26,23 @@ def run_comparison(
         clock: the caller's, so that the times of its own stages are in results.json too.
         extra: what else results.json and the page say about the run.
         jobs: trainings, then captionings, at a time.
+
+    Raises:
+        UserError: `out` was begun with other inputs (`vivo.experiment.inputs`).
     """
-    examples, classes = bench.evaluation_set()
-    scorer = SplitScorer(examples, classes)
+    inputs = check_inputs(out, bench)
     scored = {row.name: results.RowScores(row, [], [], [], []) for row in plan.rows}
     trainings = [(model, seed) for seed in range(seeds) for model in plan.models]
+    if bench.tags == "self":  # VIVO's pre-training writes the tags of all rows
+        first = [
+            (f"train {VIVO.name}/{seed}", stages.pretrain_model, (out, bench, VIVO, seed)) for seed in range(seeds)
+        ]
+        run_tasks(first, jobs, clock)
     captionings = [(row, seed) for seed in range(seeds) for row in plan.rows]
     run_tasks([(f"train {m.name}/{s}", stages.train_model, (out, bench, m, s)) for m, s in trainings], jobs, clock)
     run_tasks([(f"caption {r.name}/{s}", stages.caption_row, (out, bench, r, s)) for r, s in captionings], jobs, clock)
+    examples, classes = bench.evaluation_set()  # evaluation captions are opened here, when all is captioned
+    scorer = SplitScorer(examples, classes)
     for seed in range(seeds):
         for row in plan.rows:
             captions = stages.caption_row(out, bench, row, seed)
@@ -45,7 +55,7 @@ def run_comparison(
     rows = list(scored.values())
     clock.run("report", lambda: results.write_page(out, bench, plan, rows, scorer, examples, classes, extra))
     clock.lap()
-    results.write_results(out, rows, scorer, bench.goals, clock.seconds, extra)
+    results.write_results(out, rows, scorer, bench.goals, clock.seconds, extra, inputs)
     results.print_table(bench, rows, scorer)
 
 

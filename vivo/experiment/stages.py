@@ -8,11 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from vivo.config import TrainConfig, configs_dir, load_config, load_eval_config
-from vivo.data.nocaps import read_nocaps
 from vivo.data.predictions import write_predictions
 from vivo.data.regions import RegionStore
 from vivo.experiment.benchmark import Benchmark
-from vivo.experiment.plan import ModelPlan, Row
+from vivo.experiment.plan import VIVO, ModelPlan, Row
 from vivo.files import atomic_write_json, atomic_write_text
 from vivo.prediction import predict_split
 from vivo.randomness import epoch_permutation
@@ -57,18 +56,32 @@ class Clock:
         atomic_write_json(self.path, self.seconds)
 
 
+def pretrain_model(out: Path, bench: Benchmark, plan: ModelPlan, seed: int) -> str:
+    """Pre-train, or take what the plan starts from without; returns the checkpoint that fine-tuning starts from."""
+    if plan.pretrain is None:
+        return "minilm"
+    run = out / "rows" / plan.name / f"seed{seed}" / "pretrain"
+    if not (run / "model").is_dir():
+        pretrain(pretrain_config(bench, plan, run, seed))
+    _leave_notice(run / "model", bench.notice)
+    return str(run / "model")
+
+
+def self_tagger(out: Path, bench: Benchmark, seed: int) -> str:
+    """With tags "self", the pre-trained model that writes the tags of every row of a seed; "" with other tags."""
+    return str(out / "rows" / VIVO.name / f"seed{seed}" / "pretrain" / "model") if bench.tags == "self" else ""
+
+
 def train_model(out: Path, bench: Benchmark, plan: ModelPlan, seed: int) -> Path:
-    """Pre-train (or not) and fine-tune; returns the folder of the captioning model."""
-    run = out / "rows" / plan.name / f"seed{seed}"
-    start = "minilm"
-    if plan.pretrain is not None:
-        start = str(run / "pretrain" / "model")
-        if not Path(start).is_dir():
-            pretrain(pretrain_config(bench, plan, run / "pretrain", seed))
-        _leave_notice(Path(start), bench.notice)
-    model = run / "finetune" / "model"
+    """Pre-train (or not) and fine-tune; returns the folder of the captioning model.
+
+    With tags "self", VIVO's `pretrain_model` of the same seed comes first, whatever the plan is.
+    """
+    start = pretrain_model(out, bench, plan, seed)
+    run = out / "rows" / plan.name / f"seed{seed}" / "finetune"
+    model = run / "model"
     if not model.is_dir():
-        finetune(finetune_config(bench, plan, run / "finetune", start, seed))
+        finetune(finetune_config(bench, plan, run, start, seed, self_tagger(out, bench, seed)))
     _leave_notice(model, bench.notice)
     return model
 
@@ -93,8 +106,14 @@ def pretrain_config(bench: Benchmark, plan: ModelPlan, run: Path, seed: int) -> 
     )
 
 
-def finetune_config(bench: Benchmark, plan: ModelPlan, run: Path, start: str, seed: int) -> TrainConfig:
-    """The benchmark's configuration of fine-tuning, for this run, from the checkpoint `start`."""
+def finetune_config(
+    bench: Benchmark, plan: ModelPlan, run: Path, start: str, seed: int, tagger: str = ""
+) -> TrainConfig:
+    """The benchmark's configuration of fine-tuning, for this run, from the checkpoint `start`.
+
+    Args:
+        tagger: see `self_tagger`.
+    """
     validation = ["data.validation_regions=", "data.validation_references=", "tracking.validate_every=0"]
     if bench.validation_references.is_file():
         references = f"data.validation_references={bench.validation_references}"
@@ -109,6 +128,7 @@ def finetune_config(bench: Benchmark, plan: ModelPlan, run: Path, start: str, se
         *validation,
         f"data.tags={bench.tags}",
         f"data.tag_file={bench.tag_file}",
+        f"data.tagger={tagger}",
         *bench.finetune,
         *plan.finetune,
     )
@@ -126,11 +146,10 @@ def caption_row(out: Path, bench: Benchmark, row: Row, seed: int) -> dict[str, s
     path = out / "rows" / row.name.replace(", ", "-").replace(" ", "_") / f"seed{seed}" / "predictions.json"
     if path.is_file():
         return {r["image_id"]: r["caption"] for r in json.loads(path.read_text())}
-    # ids only: the captions of an evaluation split are never looked at here
-    image_ids = [e.image_id for e in read_nocaps(bench.evaluation_references)]
+    image_ids = bench.evaluation_ids()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not row.model:
-        return _template_captions(bench, image_ids, path)
+        return _template_captions(bench, image_ids, path, self_tagger(out, bench, seed))
     shown = _derangement(image_ids, seed) if row.shuffled else None
     model = out / "rows" / row.model / f"seed{seed}" / "finetune" / "model"
     decode = load_eval_config(configs_dir() / bench.configs[2]).decode
@@ -144,10 +163,10 @@ def _derangement(image_ids: Sequence[str], seed: int) -> dict[str, str]:
     return {image_ids[a]: image_ids[b] for a, b in zip(order, [*order[1:], order[0]], strict=True)}
 
 
-def _template_captions(bench: Benchmark, image_ids: Sequence[str], path: Path) -> dict[str, str]:
+def _template_captions(bench: Benchmark, image_ids: Sequence[str], path: Path, tagger: str) -> dict[str, str]:
     """The untrained control: "a photo of" the tags that the models see."""
     store = RegionStore(bench.evaluation_regions)
-    source = open_tag_source(bench.tags, store, image_ids, bench.tag_file)
+    source = open_tag_source(bench.tags, store, image_ids, bench.tag_file, tagger)
     captions = {}
     for image_id in image_ids:
         tags = [f"{'an' if tag[0] in 'aeiou' else 'a'} {tag}" for tag in source(image_id, [], store[image_id])]

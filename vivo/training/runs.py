@@ -174,6 +174,7 @@ def starting_model(
             ids = store.image_ids[:: max(1, len(store) // STATISTICS_PICTURES)]
             sample = np.concatenate([store[i].features for i in ids]).astype(np.float32)
             model.vivo.regions.set_statistics(torch.from_numpy(sample))
+    store.check_all_fit(model.config.max_regions)
     model.freeze_vocabulary(shape.freeze_embeddings, shape.freeze_head_bias)
     return tokenizer, model
 

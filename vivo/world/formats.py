@@ -113,8 +113,8 @@ def write_coco(path: Path, split: str, pictures: list[Picture]) -> None:
     _json(path, _dataset("OpenMoji captions, in the format of COCO Captions", images, annotations))
 
 
-def write_nocaps(path: Path, pictures: list[Picture]) -> None:
-    """A nocaps validation file with captions; ids count from 0 as there."""
+def write_nocaps(folder: Path, pictures: list[Picture]) -> None:
+    """nocaps_val_captions.json, and nocaps_val_image_info.json without the captions; ids count from 0 as there."""
     images, annotations = [], []
     for picture in pictures:
         images.append(_image(picture, picture.index) | {"open_images_id": picture.hex_id, "domain": picture.domain})
@@ -122,7 +122,9 @@ def write_nocaps(path: Path, pictures: list[Picture]) -> None:
             {"image_id": picture.index, "id": len(annotations) + place, "caption": caption}
             for place, caption in enumerate(picture.captions)
         ]
-    _json(path, _dataset("OpenMoji nocaps validation, in the format of nocaps", images, annotations))
+    description = "OpenMoji nocaps validation, in the format of nocaps"
+    _json(folder / "nocaps_val_captions.json", _dataset(description, images, annotations))
+    _json(folder / "nocaps_val_image_info.json", _dataset(description, images, []))
 
 
 def write_classes(path: Path) -> None:

@@ -10,6 +10,7 @@
         class-descriptions.csv    bbox_labels_hierarchy.json
     coco/images/*.jpg             pictures of base classes: captions_train.json, captions_val.json
     nocaps/images/*.jpg           evaluation pictures in the test style: nocaps_val_captions.json
+                                  and nocaps_val_image_info.json, the same without captions
 
 The folder appears when it is whole. Each picture's chance hangs on (seed, split, index), so that the
 number of processes, or which of them painted what, leaves no trace in the bytes.
@@ -82,7 +83,7 @@ def write_world(out: str | Path, config: WorldConfig | None = None, progress: bo
         write_open_images(folder / "open_images", pictures["open_images"])
         write_coco(folder / "coco" / "captions_train.json", "coco_train", pictures["coco_train"])
         write_coco(folder / "coco" / "captions_val.json", "coco_val", pictures["coco_val"])
-        write_nocaps(folder / "nocaps" / "nocaps_val_captions.json", pictures["nocaps"])
+        write_nocaps(folder / "nocaps", pictures["nocaps"])
         write_classes(folder / "classes.json")
         (folder / "ATTRIBUTION.txt").write_text(_attribution_text(), encoding="utf-8")
         (folder / "world.json").write_text(json.dumps(_world_facts(config), indent=1) + "\n", encoding="utf-8")

@@ -91,11 +91,37 @@ class PictureList:
         return self._known[key]
 
 
+def open_foreign(path: Path) -> BinaryIO:
+    """A file of another project, to read; `UserError` where it cannot be opened."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check path and permissions") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file of another project; `UserError` where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check path and permissions") from error
+
+
+def line_of(file: BinaryIO, path: Path, number: int, longest: int = _LONGEST_ROW) -> bytes:
+    """The next line with its end, b"" at the end of the file; `UserError` names row `number` where reading fails."""
+    try:
+        return file.readline(longest)
+    except OSError as error:
+        raise UserError(
+            f"{path}, row {number}: cannot be read ({error.strerror or error}); is the disk or the network share there?"
+        ) from error
+
+
 def rows_of(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(row number from 1, byte where it begins, its content without the line end) of a text file, one at a time."""
     start = 0
     number = 0
-    while line := file.readline(_LONGEST_ROW):
+    while line := line_of(file, path, number + 1):
         number += 1
         if len(line) == _LONGEST_ROW:
             raise UserError(f"{path}, row {number}: longer than 256 MB; is this a TSV file, with one picture a line?")

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from vivo.data.foreign.base import ForeignPicture, PictureList, count_of, floats_of, regions_from, rows_of, text_of
+from vivo.data.foreign.base import (
+    ForeignPicture,
+    PictureList,
+    count_of,
+    floats_of,
+    open_foreign,
+    regions_from,
+    rows_of,
+    size_of,
+    text_of,
+)
 from vivo.data.types import Regions
 from vivo.errors import UserError
 
@@ -35,11 +45,11 @@ class BottomUpTsv:
     def __init__(self, source: str | Path, pictures: PictureList | None = None) -> None:
         self.path = Path(source)
         self.pictures = pictures
-        self.extent = self.path.stat().st_size
+        self.extent = size_of(self.path)
         self.store_bytes = int(0.4 * self.extent)
 
     def __iter__(self) -> Iterator[ForeignPicture]:
-        with self.path.open("rb") as file:
+        with open_foreign(self.path) as file:
             for number, start, row in rows_of(file, self.path):
                 where = f"{self.path}, row {number}"
                 columns = row.split(b"\t")
@@ -80,7 +90,10 @@ class BottomUpNpz:
     def __init__(self, source: str | Path, id_of: Callable[[Path], str], pictures: PictureList | None = None) -> None:
         self.path = Path(source)
         self.id_of, self.pictures = id_of, pictures
-        self._names = sorted(file.name for file in self.path.iterdir() if file.suffix == ".npz")
+        try:
+            self._names = sorted(file.name for file in self.path.iterdir() if file.suffix == ".npz")
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read as a folder ({error.strerror or error})") from error
         self.extent = len(self._names)
         if not self._names:
             raise UserError(f"{source}: no .npz files in it; give the folder that holds them")

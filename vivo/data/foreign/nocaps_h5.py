@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vivo.data.foreign.base import ForeignPicture, PictureList, count_of, regions_from
+from vivo.data.foreign.base import ForeignPicture, PictureList, count_of, regions_from, size_of, text_of
 from vivo.data.foreign.bottom_up import check_size
 from vivo.data.types import Regions
 from vivo.errors import UserError
@@ -45,7 +45,7 @@ class NocapsH5:
             raise UserError(f"{source}: reading .h5 needs h5py; install it: pip install 'vivo[h5]'") from error
         self.path = Path(source)
         self.pictures = pictures
-        self.store_bytes = int(0.55 * self.path.stat().st_size)
+        self.store_bytes = int(0.55 * size_of(self.path))
         with self._open() as file:
             self.extent = len(file["image_id"])
 
@@ -78,11 +78,18 @@ class NocapsH5:
         with self._open() as file:
             small = [name for name in ("image_id", "num_boxes", "width", "height") if name in file]
             for start in range(0, self.extent, _BLOCK):
-                block = {name: file[name][start : start + _BLOCK].tolist() for name in small}
+                try:
+                    block = {name: file[name][start : start + _BLOCK].tolist() for name in small}
+                except OSError as error:
+                    last = min(start + _BLOCK, self.extent)
+                    raise UserError(
+                        f"{self.path}, rows {start + 1} to {last}: {', '.join(small)} cannot be read"
+                        f" ({str(error)[:80]}); the file is damaged: copy it again"
+                    ) from error
                 for place, key in enumerate(block["image_id"]):
                     row = start + place
                     where = f"{self.path}, row {row + 1}"
-                    name = key.decode() if isinstance(key, bytes) else str(key)
+                    name = text_of(where, key) if isinstance(key, bytes) else str(key)
                     image_id, *size = self.pictures(where, name) if self.pictures else (name,)
                     values = {column: rows[place] for column, rows in block.items()}
                     yield ForeignPicture(

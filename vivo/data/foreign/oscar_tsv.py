@@ -31,8 +31,11 @@ from vivo.data.foreign.base import (
     check_feature_size,
     count_of,
     floats_of,
+    line_of,
+    open_foreign,
     regions_from,
     rows_of,
+    size_of,
     text_of,
 )
 from vivo.data.types import Regions
@@ -84,16 +87,16 @@ class OscarTsv:
             if file is not None and not file.is_file():
                 raise UserError(f"{file}: no such file; check the path (and the yaml that names it)")
         self.match, self.pictures, self.feature_size = match, pictures, feature_size
-        self.extent = self.features.stat().st_size
+        self.extent = size_of(self.features)
         self.store_bytes = int(0.4 * self.extent)
         self._check_lineidx()
 
     def __iter__(self) -> Iterator[ForeignPicture]:
         with ExitStack() as stack:
-            label_rows = rows_of(stack.enter_context(self.labels.open("rb")), self.labels) if self.labels else None
+            label_rows = rows_of(stack.enter_context(open_foreign(self.labels)), self.labels) if self.labels else None
             offsets = _offsets(self.features) if _lineidx(self.features).is_file() else None
             number = 0
-            for number, start, row in rows_of(stack.enter_context(self.features.open("rb")), self.features):
+            for number, start, row in rows_of(stack.enter_context(open_foreign(self.features)), self.features):
                 where = f"{self.features}, row {number}"
                 if offsets is not None and (offset := next(offsets, None)) != start:
                     says = "ends before it" if offset is None else f"says byte {offset}"
@@ -124,10 +127,10 @@ class OscarTsv:
             if _lineidx(file).is_file():
                 last = -1
                 for number, offset in enumerate(_offsets(file), 1):
-                    if not last < offset < file.stat().st_size:
+                    if not last < offset < size_of(file):
                         raise UserError(
                             f"{_lineidx(file)}, row {number}: byte {offset} follows byte {last}, and {file.name} has"
-                            f" {file.stat().st_size} bytes; {file.name} is cut or of another version: copy both again"
+                            f" {size_of(file)} bytes; {file.name} is cut or of another version: copy both again"
                         )
                     last, counts[file] = offset, number
         if len(counts) == 2 and len(set(counts.values())) == 2:
@@ -143,7 +146,7 @@ class OscarTsv:
                 f"{where}: picture {label_key!r} has no features: {self.features.name} ends after row {number - 1};"
                 " it is cut, or the two are not of the same set"
             )
-        with self.labels.open("rb") as file:
+        with open_foreign(self.labels) as file:
             rows = (n for n, _, row in rows_of(file, self.labels) if row.partition(b"\t")[0].strip() == key.encode())
             found = next(rows, None)
         if found is None:
@@ -247,8 +250,10 @@ def _lineidx(tsv: Path) -> Path:
 
 def _offsets(tsv: Path) -> Iterator[int]:
     """The numbers of a .lineidx, one at a time."""
-    with _lineidx(tsv).open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with open_foreign(_lineidx(tsv)) as file:
+        number = 0
+        while line := line_of(file, _lineidx(tsv), number + 1):
+            number += 1
             try:
                 yield int(line)
             except ValueError as error:
@@ -260,10 +265,10 @@ def _offsets(tsv: Path) -> Iterator[int]:
 
 def _keys(tsv: Path) -> Iterator[str]:
     """The keys of a TSV through its .lineidx, without reading what is between."""
-    with tsv.open("rb") as file:
+    with open_foreign(tsv) as file:
         for number, offset in enumerate(_offsets(tsv), 1):
             file.seek(offset)
-            yield text_of(f"{tsv}, row {number}", file.read(512).partition(b"\t")[0])
+            yield text_of(f"{tsv}, row {number}", line_of(file, tsv, number, 512).partition(b"\t")[0])
 
 
 def _values(where: str, content: bytes) -> tuple[np.ndarray, tuple[int, ...]]:
