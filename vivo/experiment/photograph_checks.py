@@ -99,7 +99,7 @@ def check_covered(bench: Benchmark) -> None:
         _refuse_missing(image_ids, RegionStore(path), f"{path}: no regions", source, "extract the list again")
     if bench.tags == "file":
         given = read_tag_file(bench.tag_file).given
-        needed = [*captioned, *evaluation]
+        needed = [*pairs, *captioned, *evaluation]
         _refuse_missing(needed, given, f"{bench.tag_file}: no tags", bench.caption_examples, "train the tagger again")
 
 

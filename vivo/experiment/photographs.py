@@ -72,6 +72,8 @@ def photograph_benchmark(
             raise UserError(f"{path}: is missing; make it by {maker} (docs/photographs.md has all commands)")
     vocabulary = folder / "vocabulary.txt"
     overrides = (f"model.vocabulary={vocabulary if vocabulary.is_file() else ''}", *overrides)
+    # hints are the tagger's tags; without a tagger there are none
+    hints = (f"data.tag_file={tag_file}",) if tags == "file" else ("data.hints=none", "data.tag_dropout=0")
     return Benchmark(
         title=f"novel objects in {folder.name}",
         configs=(config, f"finetune/{config}", f"eval/{config}"),
@@ -88,6 +90,6 @@ def photograph_benchmark(
         tag_file=str(tag_file) if tags == "file" else "",
         records=(folder / "split.json", *((folder / "tagger" / "tagger.json",) if tags == "file" else ())),
         goals=GOALS,
-        pretrain=overrides,
+        pretrain=(*hints, *overrides),
         finetune=overrides,
     )
