@@ -1,6 +1,8 @@
 # Each target sets up what it needs; a second call does not set up again.
 #
 #   make demo     the whole job on embedded data: pictures in, a nocaps-style table out
+#   make photographs CAPTIONS=captions.json PHOTOGRAPHS=folder
+#                 a novel-object benchmark of photographs and VIVO on it, into runs/flickr (docs/photographs.md)
 #   make test     all tests
 #   make lint     ruff
 #   make setup    only the .venv
@@ -9,7 +11,7 @@
 #
 # Another interpreter: make setup PYTHON=/path/to/python3.12
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo photographs test lint lock clean
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -51,6 +53,20 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(VENV)/bin/vivo demo --out runs/demo
+
+# Each step goes on where it was stopped; another choice of words wants another OUT.
+OUT ?= runs/flickr
+WORDS ?= configs/flickr_novel_words.txt
+SEEDS ?= 3
+JOBS ?= 2
+photographs: $(READY)
+	@test -n "$(CAPTIONS)" -a -n "$(PHOTOGRAPHS)" || { echo "error: make photographs CAPTIONS=captions.json PHOTOGRAPHS=folder" >&2; exit 2; }
+	test -f $(OUT)/benchmark/split.json || $(VENV)/bin/python finetune/prepare_novel_split.py "$(CAPTIONS)" $(OUT)/benchmark --pictures "$(PHOTOGRAPHS)" --held-out-file $(WORDS) --min-evaluation-each 20 --validation 32
+	for part in training evaluation; do \
+	    $(VENV)/bin/python pretrain/extract_regions.py "$(PHOTOGRAPHS)" $(OUT)/benchmark/regions/$$part --list $(OUT)/benchmark/$${part}_pictures.tsv --detector grid:scales=224x3 || exit; \
+	done
+	test -f $(OUT)/benchmark/tagger/tags.jsonl || $(VENV)/bin/python pretrain/train_tagger.py --regions $(OUT)/benchmark/regions/training $(OUT)/benchmark/regions/evaluation --tags $(OUT)/benchmark/tags.jsonl --out $(OUT)/benchmark/tagger
+	$(VENV)/bin/vivo novel $(OUT)/benchmark --pictures "$(PHOTOGRAPHS)" --out $(OUT)/results --seeds $(SEEDS) --jobs $(JOBS)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest

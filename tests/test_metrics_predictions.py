@@ -1,4 +1,4 @@
-"""Prediction files, and eval/score.py and eval/compare.py on them."""
+"""Prediction files, and the programs of eval/ on them."""
 
 import importlib.util
 import json
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from vivo.data.predictions import read_header, read_predictions, write_predictions
+from vivo.data.regions import RegionStoreWriter
+from vivo.data.types import Regions
 from vivo.errors import UserError
 
 RECORDS = [{"image_id": "7", "caption": "a dog", "score": -1.5}, {"image_id": "8", "caption": "a cat", "score": -2.0}]
@@ -150,3 +153,47 @@ def test_compare_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "within noise" in printed and "better" not in printed
     assert program("compare").main([*pair, *common, "--resamples", "0"]) == 2
+
+
+def write_small_store(path: Path, labels: dict[str, list[str]]) -> None:
+    """A RegionStore with these labels, one region each."""
+    with RegionStoreWriter(path, {"name": "made for tests"}, 2) as writer:
+        for image_id, names in labels.items():
+            boxes = np.array([[0, 0, 4, 4]] * len(names), np.float32)
+            features, scores = np.zeros((len(names), 2), np.float16), np.ones(len(names), np.float32)
+            writer.write(image_id, Regions(boxes, features, names, scores, 4, 4))
+
+
+def test_tag_sources_are_compared_by_hand(tmp_path: Path, capsys) -> None:
+    """Two pictures; truth: dog + cat, cat. The detector says dog, the file says "dogs" + cow and cat."""
+    store = tmp_path / "store"
+    write_small_store(store, {"1": ["dog", "dog"], "2": [""]})
+    classes = [
+        {"name": name, "plural": f"{name}s", "forms": [name, f"{name}s"], "mid": "", "role": role, "detector": True,
+         "parents": []}
+        for name, role in (("dog", "novel"), ("cat", "base"), ("cow", "base"))
+    ]  # fmt: skip
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    images = [{"id": n, "file_name": f"{n}.jpg", "domain": "in-domain"} for n in (1, 2)]
+    captions = [{"id": n, "image_id": n, "caption": text} for n, text in ((1, "a dog and a cat"), (2, "two cats"))]
+    (tmp_path / "references.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    lines = [{"image_id": "1", "tags": ["dogs", "cow"]}, {"image_id": "2", "tags": ["cat"]}]
+    (tmp_path / "tags.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    common = ["--regions", str(store), "--references", str(tmp_path / "references.json"),
+              "--classes", str(tmp_path / "classes.json")]  # fmt: skip
+    file = f"file={tmp_path / 'tags.jsonl'}"
+    program("tags").main([*common, "--source", "detector", "--source", file, "--out", str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["detector"] == {
+        "tags a picture": 0.5, "precision": 1.0, "recall": pytest.approx(1 / 3), "F1 base": 0.0, "F1 novel": 1.0,
+        "F1 unknown": None,
+    }  # fmt: skip
+    # base: cat has 1 of 2 and none wrong (2/3); cow occurs nowhere and is not counted
+    assert found[file] == {
+        "tags a picture": 1.5, "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3),
+        "F1 base": pytest.approx(2 / 3), "F1 novel": 1.0, "F1 unknown": None,
+    }  # fmt: skip
+    capsys.readouterr()
+    for source, words in (("magic", "must be detector"), ("file", "needs a path"), ("detector=x", "takes no path")):
+        assert program("tags").main([*common, "--source", source]) == 1
+        assert words in capsys.readouterr().err
