@@ -195,5 +195,5 @@ def test_tag_sources_are_compared_by_hand(tmp_path: Path, capsys) -> None:
     }  # fmt: skip
     capsys.readouterr()
     for source, words in (("magic", "must be detector"), ("file", "needs a path"), ("detector=x", "takes no path")):
-        assert program("tags").main([*common, "--source", source]) == 1
+        assert program("tags").main([*common, "--source", source]) == 2
         assert words in capsys.readouterr().err
