@@ -15,14 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vivo.data import region_writer, regions
-from vivo.data.regions import (
-    MissingPicture,
-    RegionStore,
-    RegionStoreWriter,
-    check_features,
-    fingerprint_of,
-    first_place,
-)
+from vivo.data.regions import MissingPicture, RegionStore, RegionStoreWriter, check_features, fingerprint_of
 from vivo.data.types import Regions
 from vivo.errors import UserError
 
@@ -132,29 +125,6 @@ def test_equal_hashes_are_told_apart_by_id(tmp_path: Path, monkeypatch: pytest.M
     store = RegionStore(tmp_path)
     assert all(same(store[f"id{i}"], picture(i)) for i in range(9)) and store.verify() == []
     assert "other1" not in store and "other2" not in store
-
-
-@given(
-    hashes=hnp.arrays(
-        np.uint64,
-        st.integers(0, 400),
-        elements=st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 5), st.integers(2**64 - 5, 2**64 - 1)),
-    ),
-    key=st.integers(0, 2**64 - 1),
-)
-@settings(deadline=None)
-def test_first_place_is_that_of_a_binary_search(hashes: np.ndarray, key: int) -> None:
-    """Also where hashes are not spread evenly or come many times."""
-    hashes.sort()
-    for wanted in (key, 0, 2**64 - 1, *map(int, hashes[::7])):
-        assert first_place(hashes, wanted) == np.searchsorted(hashes, np.uint64(wanted))
-
-
-def test_first_place_among_many() -> None:
-    hashes = np.sort(np.random.default_rng(0).integers(0, 2**64, 50_000, np.uint64, endpoint=False))
-    for place in [*range(0, len(hashes), 97), len(hashes) - 1]:
-        assert first_place(hashes, int(hashes[place])) == place
-        assert first_place(hashes, int(hashes[place]) + 1) == place + 1
 
 
 def mapped_range(file: Path) -> list[tuple[int, int]]:

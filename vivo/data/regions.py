@@ -1,13 +1,13 @@
 """RegionStore: the region features of any number of pictures in one folder.
 
     STORE/manifest.json      detector, fingerprint, feature size, counts, checksums; its presence = finished
-          index.arrow        picture id -> place, memory-mapped; ids by their sorted hashes
+          index.arrow        picture id -> place, memory-mapped, searched in O(log N)
           shard-00000.arrow  Arrow IPC file, one record batch (of one row) a picture, memory-mapped
           progress.jsonl     only while a writer is at work: the detector, then one line a finished shard
 
 Columns of a shard: image_id string, width int32, height int32, boxes list<float32[4]>,
 features list<float16[F]>, labels list<string>, scores list<float32>: any Arrow reader understands it.
-Reading a picture is one look into the index (`first_place`) and one jump into a mapped file: nothing of the store is
+Reading a picture is one binary search and one jump into a mapped file: nothing of the store is
 loaded at opening but the manifest, whatever the number of pictures.
 """
 
@@ -46,33 +46,12 @@ __all__ = ["ImageIds", "MissingPicture", "RegionStore", "RegionStoreWriter", "ch
 
 # Each open shard is one mapping, of which Linux allows a process 65,530.
 _OPEN_SHARDS = 16384
-_WINDOW = 64  # places searched on either side of where a hash should stand
 
 
 class MissingPicture(UserError, KeyError):  # noqa: N818 - not every error is called Error
     """A picture id that a store does not hold; a `KeyError` for code, one readable line for people."""
 
     __str__ = UserError.__str__  # KeyError would print the repr
-
-
-def first_place(hashes: np.ndarray, key: int) -> int:
-    """First place of a hash not below `key`: what `np.searchsorted(hashes, key)` gives, touching few memory pages.
-
-    Args:
-        hashes: sorted uint64 [N], spread evenly over their range, as those of `hash_of` are. A hash then stands where
-            its share of the range says, up to about sqrt(N) / 2 places; two corrections leave about five.
-        key: 0 .. 2^64 - 1.
-    """
-    count = len(hashes)
-    place = key * count >> 64
-    for _ in range(2 if count else 0):
-        place = min(max(place + ((key - int(hashes[place])) * count >> 64), 0), count - 1)
-    low, high = max(place - _WINDOW, 0), min(place + _WINDOW, count)
-    # The key must be uint64 too: beside a Python int numpy would convert (and so load) the whole column.
-    found = low + int(hashes[low:high].searchsorted(np.uint64(key)))
-    if (found > low or low == 0) and (found < high or high == count):
-        return found
-    return int(hashes.searchsorted(np.uint64(key)))
 
 
 class ImageIds(Sequence[str]):
@@ -231,12 +210,12 @@ class RegionStore:
 
     def _position(self, image_id: str) -> int | None:
         ids, hashes, positions, _ = self._index
-        key = hash_of(image_id)
-        place = first_place(hashes, key)
-        while place < len(hashes) and int(hashes[place]) == key:
-            position = int(positions[place])
-            if ids[position] == image_id:
-                return position
+        # The key must be uint64 too: beside a Python int numpy would convert (and so load) the whole column.
+        key = np.uint64(hash_of(image_id))
+        place = int(np.searchsorted(hashes, key))
+        while place < len(hashes) and hashes[place] == key:
+            if ids[int(positions[place])] == image_id:
+                return int(positions[place])
             place += 1
         return None
 
