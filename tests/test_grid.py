@@ -73,6 +73,21 @@ def test_lite0_grid_is_the_mean_of_timm_maps(detector: GridDetector):
         np.testing.assert_allclose(row, source[:, y1:y2, x1:x2].mean((1, 2)).numpy(), atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_inputs_are_scaled_by_channel(dtype: str):
+    network = timm.create_model("resnet10t", num_classes=0)
+    grid_settings = GridSettings("resnet10t", scales="64x2", dtype=dtype, device="cpu")
+    grid = GridDetector(grid_settings, network, [123.7, 116.3, 103.5], [58.4, 57.1, 57.4])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (grid.mean, grid.std))
+    for count in (1, 3):
+        pixels = squares([picture(90, 60, seed) for seed in range(count)], 64)
+        for source in (pixels, pixels.contiguous()):
+            before = source.clone()
+            inputs = grid._inputs(source)
+            assert torch.equal(inputs, ((pixels.float() - mean) / std).to(inputs.dtype)) and torch.equal(source, before)
+            assert inputs.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_batched_equals_single(detector: GridDetector):
     pictures = [picture(150 - i, 100 + 7 * i, seed=i) for i in range(detector.batch_size + 1)]
     for image, together in zip(pictures, detector.detect(pictures), strict=True):

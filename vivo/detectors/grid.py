@@ -95,8 +95,8 @@ class GridDetector:
         if settings.backbone == LITE0:
             fast = lite0.streamline(fast)
         self._network = fast.to(self._device, self._dtype, memory_format=torch.channels_last)
-        self._mean = torch.tensor(self.mean, device=self._device)[:, None, None]
-        self._std = torch.tensor(self.std, device=self._device)[:, None, None]
+        self._mean = torch.tensor(self.mean, device=self._device)
+        self._std = torch.tensor(self.std, device=self._device)
         self._weights_sha256 = ""
         self._check_scales()
 
@@ -135,14 +135,21 @@ class GridDetector:
 
     def _map(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [B, 3, S, S] -> float32 [B, F, m, m], whatever the backbone calls its output."""
-        pixels = pixels.to(self._device).float().sub_(self._mean).div_(self._std)
-        pixels = pixels.to(self._dtype, memory_format=torch.channels_last)
-        out = self._network.forward_features(pixels).float()
+        out = self._network.forward_features(self._inputs(pixels)).float()
         if out.ndim == 3:  # a vision transformer's tokens
             out = out[:, getattr(self._network, "num_prefix_tokens", 0) :].transpose(1, 2)
             side = math.isqrt(out.shape[2])
             return out.unflatten(2, (side, out.shape[2] // side))
         return out if out.shape[1] == self.feature_size else out.permute(0, 3, 1, 2)
+
+    def _inputs(self, pixels: Tensor) -> Tensor:
+        """uint8 RGB [B, 3, S, S] -> what the network sees, channels last."""
+        inputs = pixels.to(self._device, memory_format=torch.channels_last).float()
+        # By whole rows [S * 3]: subtracting [3, 1, 1] from pixels that lie channels-last takes PyTorch twice the time.
+        side = inputs.shape[-1]
+        rows = inputs.permute(0, 2, 3, 1).view(len(inputs), side, -1)
+        rows.sub_(self._mean.repeat(side)).div_(self._std.repeat(side))
+        return inputs.to(self._dtype, memory_format=torch.channels_last)
 
     def _check_scales(self) -> None:
         """Try every input size once, so that a size that the backbone cannot take is an error now."""
