@@ -21,7 +21,7 @@ from vivo.config import (
 from vivo.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-MINIMAL = "init: minilm\ndata: {regions: r, examples: e}\noptim: {steps: 10}\n"
+MINIMAL = "init: minilm\ndata: {regions: r, examples: e}\noptim: {duration: 10 steps}\n"
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -49,7 +49,7 @@ def refusal(path: Path, *overrides: str) -> str:
 
 def test_defaults_are_kept_where_no_layer_sets_a_field(minimal: Path) -> None:
     expected = TrainConfig(init="minilm", data=DataConfig(regions="r", examples="e"))
-    expected.optim.steps = 10
+    expected.optim.duration = "10 steps"
     assert load_config(minimal) == expected
 
 
@@ -140,6 +140,14 @@ def test_wrong_types_name_file_and_key(tmp_path: Path, line: str, key: str) -> N
         ("optim.lr=-1", "optim.lr: must be 0 or more, not -1.0"),
         ("optim.lr=.nan", "optim.lr: must be 0 or more, not nan"),
         ("model.layers=0", "model.layers: must be 1 or more, not 0"),
+        (
+            "optim.duration=10",
+            "optim.duration: '10' is no duration; write an amount and one of steps, epochs, examples, percent, "
+            "as in '800 steps'",
+        ),
+        ("optim.duration=5 percent", "optim.duration: cannot be in percent: it is the whole"),
+        ("optim.warmup=101 percent", "optim.warmup: '101 percent' is more than the whole"),
+        ("tracking.save_every=1.5 steps", "tracking.save_every: '1.5 steps': there are no parts of a step"),
         ("seed", "'seed' is not an override; write key=value, as in optim.lr=1e-4"),
         ("--seed=1", "'--seed=1' is not an override; write key=value, as in optim.lr=1e-4"),
     ],
@@ -153,10 +161,9 @@ def test_values_out_of_range_name_the_command_line(minimal: Path, override: str,
     [
         (["init="], "init: is needed"),
         (["data.regions="], "data.regions: is needed"),
-        (["optim.epochs=1"], "optim.steps, optim.epochs: exactly one must be above 0, not 10 and 1"),
-        (["optim.steps=0"], "optim.steps, optim.epochs: exactly one must be above 0, not 0 and 0"),
+        (["optim.duration=0 steps"], 'optim.duration: is needed, as in "800 steps", "3 epochs" or "1e6 examples"'),
         (["optim.lr=0"], "optim.lr: must be above 0"),
-        (["optim.warmup_steps=11"], "optim.warmup_steps: 11 is more than optim.steps, 10"),
+        (["optim.warmup=11 steps"], "optim.warmup: 11 steps is more than optim.duration, 10 steps"),
         (["optim.micro_batch_size=7"], "optim.micro_batch_size: 7 does not divide optim.batch_size, 64"),
         (["model.heads=5"], "model.heads: 5 does not divide model.hidden_size, 384"),
         (["masking.share_max=0.1"], "masking.share_min: 0.15 is more than masking.share_max, 0.1"),
@@ -165,7 +172,7 @@ def test_values_out_of_range_name_the_command_line(minimal: Path, override: str,
         (["data.named_tags_only=true"], 'data.named_tags_only: is for objective "captions"'),
         (["objective=captions", "data.hints=detector"], 'data.hints: is for objective "tags"'),
         (["data.hints=file"], "data.tag_file: is needed"),
-        (["tracking.validate_every=5"], "tracking.validate_every: needs data.validation_regions"),
+        (["tracking.validate_every=5 steps"], "tracking.validate_every: needs data.validation_regions"),
     ],
 )
 def test_fields_are_checked_against_each_other(minimal: Path, overrides: list[str], words: str) -> None:

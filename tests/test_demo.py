@@ -146,7 +146,7 @@ def test_every_readme_command_runs(demo: Path, tmp_path: Path):
     commands = [line for block in blocks("bash") for line in block.splitlines() if line]
     assert commands[0] == "make demo"
     assert "vivo demo --out runs/demo" in run("make", "--dry-run", "demo").stdout
-    tiny = {"train.py": " optim.steps=2 optim.warmup_steps=1 optim.batch_size=4"}
+    tiny = {"train.py": " optim.duration=2steps optim.warmup=1step optim.batch_size=4"}
     for command in commands[1:]:
         command = command.replace(".venv/bin/python", sys.executable).replace(
             ".venv/bin/vivo", f"{sys.executable} -m vivo.cli"

@@ -27,7 +27,7 @@ def launch(processes: int, world: Path, out: Path, *overrides: str) -> None:
         "pretrain/train.py", "configs/world.yaml", f"out={out}", f"data.regions={world / 'regions' / 'open_images'}",
         f"model.vocabulary={world / 'examples' / 'vocabulary.txt'}",
         f"data.examples={world / 'examples' / 'tags.jsonl'}", "model.dropout=0", "optim.precision=fp32",
-        "optim.batch_size=8", "optim.steps=4", "optim.warmup_steps=1", "tracking.log_every=1", *overrides,
+        "optim.batch_size=8", "optim.duration=4 steps", "optim.warmup=1step", "tracking.log_every=1step", *overrides,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

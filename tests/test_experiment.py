@@ -168,16 +168,19 @@ def test_a_folder_of_other_inputs_is_refused(tiny_world: Path, tmp_path: Path) -
     bench = world_benchmark(tiny_world, SIZES["tiny"])
     record = check_inputs(tmp_path, bench)
     assert record == json.loads((tmp_path / "experiment.json").read_text()) == check_inputs(tmp_path, bench)
-    steps = record["finetune"]["optim"]["steps"]
+    steps = record["finetune"]["optim"]["duration"]
     captions = tmp_path / "captions.jsonl"
     captions.write_text("".join(bench.caption_examples.read_text().splitlines(keepends=True)[:-1]))
     moved = Path(shutil.copy(bench.caption_examples, tmp_path / "moved.jsonl"))
     check_inputs(tmp_path, replace(bench, caption_examples=moved))  # the same content elsewhere
-    free = ("tracking.log_every=7", "data.workers=2")
+    free = ("tracking.log_every=7 steps", "data.workers=2")
     check_inputs(tmp_path, replace(bench, finetune=(*bench.finetune, *free)))
     for changes, message in (
         ({"tags": "none"}, r"tags was detector and is none now; choose another --out"),
-        ({"finetune": (*bench.finetune, "optim.steps=3")}, rf"finetune.optim.steps was {steps} and is 3 now"),
+        (
+            {"finetune": (*bench.finetune, "optim.duration=3 steps")},
+            rf"finetune.optim.duration was {steps} and is 3 steps now",
+        ),
         ({"pretrain": (*bench.pretrain, "masking.at_most=1")}, "pretrain.masking.at_most was 0 and is 1"),
         ({"configs": ("flickr_novel.yaml", *bench.configs[1:])}, "configs was world.yaml, finetune/world.yaml"),
         ({"caption_examples": captions}, "finetune.data.examples was sha256 .* and is sha256"),

@@ -42,7 +42,7 @@ def test_every_command_of_the_page(tiny_world: Path, tmp_path: Path):
         "prepare_novel_split.py": ["--min-pairs", "1", "--evaluation", "4", "--min-evaluation-each", "1",
                                    "--in-domain", "4"],
         "train_tagger.py": ["--min-pictures", "2", "--folds", "2"],
-        "novel": ["--seeds", "1", "--set", "optim.steps=3", "--set", "optim.warmup_steps=1",
+        "novel": ["--seeds", "1", "--set", "optim.duration=3 steps", "--set", "optim.warmup=1 steps",
                   "--set", "optim.batch_size=8"],
     }  # fmt: skip
     for command in commands():

@@ -24,7 +24,7 @@ from vivo.self_tagging import VOCABULARY, open_tag_source
 from vivo.training.runs import pretrain
 
 CONFIG = "flickr_novel.yaml"
-FEW = [f"optim.{key}" for key in ("steps=2", "warmup_steps=1", "batch_size=4", "precision=fp32")]
+FEW = [f"optim.{key}" for key in ("duration=2 steps", "warmup=1 steps", "batch_size=4", "precision=fp32")]
 SMALL = [*FEW, "model.layers=1", "model.max_regions=5", "data.captions_per_picture=1"]
 
 
@@ -66,7 +66,7 @@ def test_tags_of_its_own_model(made: Path, tmp_path: Path) -> None:
         "tags"
     ] == "self"
     assert results["inputs"] == json.loads((out / "experiment.json").read_text())
-    assert results["inputs"]["tags"] == "self" and results["inputs"]["finetune"]["optim"]["steps"] == 2
+    assert results["inputs"]["tags"] == "self" and results["inputs"]["finetune"]["optim"]["duration"] == "2 steps"
     tagger = out / "rows" / "vivo" / "seed0" / "pretrain" / "model"
     words = (tagger / VOCABULARY).read_text()
     for model in ("none", "vivo", "none_unfrozen"):

@@ -141,8 +141,8 @@ def test_a_tag_file_must_name_every_picture(tmp_path: Path):
 @pytest.mark.slow
 def test_from_pre_training_to_captions_on_tags_of_its_own(tiny_world: Path, tmp_path: Path):
     """The model folder of pre-training tags fine-tuning and evaluation pictures; the captioner carries it along."""
-    few = ("optim.steps=3", "optim.warmup_steps=1", "optim.batch_size=8", "optim.precision=fp32")
-    common = ("data.validation_references=", "data.validation_regions=", "tracking.validate_every=0")
+    few = ("optim.duration=3 steps", "optim.warmup=1 steps", "optim.batch_size=8", "optim.precision=fp32")
+    common = ("data.validation_references=", "data.validation_regions=", "tracking.validate_every=")
     start = pretrain(load_config(ROOT / "configs" / "world.yaml", [
         f"out={tmp_path / 'pre'}", f"data.regions={tiny_world / 'regions' / 'open_images'}",
         f"data.examples={tiny_world / 'examples' / 'tags.jsonl'}",

@@ -8,17 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vivo.config import DecodeConfig, OptimConfig, TrainConfig, load_config
+from vivo.config import DecodeConfig, OptimConfig, TrackingConfig, TrainConfig, load_config
 from vivo.data.examples import read_caption_examples, write_caption_examples
 from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.tag_source import TagSource
 from vivo.data.types import CaptionExample
+from vivo.durations import parse_duration
 from vivo.errors import UserError
 from vivo.prediction import caption_pictures, load_captioning_model
 from vivo.training import loop
 from vivo.training.checkpoint import list_checkpoints
-from vivo.training.optim import learning_rate, total_steps
 from vivo.training.runs import finetune, pretrain
+from vivo.training.schedule import Schedule
 from vivo.training.tracking import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +37,7 @@ def config_for(world: Path, out: Path, stage: str, *overrides: str):
         [f"out={out}", f"model.vocabulary={world / 'examples' / 'vocabulary.txt'}",
          f"data.regions={world / 'regions' / regions}",
          f"data.examples={world / 'examples' / examples}",
-         "optim.precision=fp32", "tracking.log_every=1", "tracking.validate_every=0", "data.validation_references=",
+         "optim.precision=fp32", "tracking.log_every=1step", "tracking.validate_every=", "data.validation_references=",
          "data.validation_regions=", *overrides],
     )  # fmt: skip
 
@@ -81,9 +82,10 @@ def test_eight_scenes_are_overfitted_to_exact_captions(tiny_world: Path, tmp_pat
     write_caption_examples(single, tmp_path / "eight.jsonl")
     out = tmp_path / "run"
     finetune(config_for(
-        tiny_world, out, "captions", f"data.examples={tmp_path / 'eight.jsonl'}", "init=minilm", "optim.steps=120",
+        tiny_world, out, "captions", f"data.examples={tmp_path / 'eight.jsonl'}", "init=minilm",
+        "optim.duration=120steps",
         "optim.lr=1e-3", "optim.batch_size=8", "data.captions_per_picture=1", "data.tag_dropout=0", "model.dropout=0",
-        "optim.warmup_steps=10",
+        "optim.warmup=10 steps",
     ))  # fmt: skip
     assert losses(out)[-1] < 0.05
     store = RegionStore(tiny_world / "regions" / "coco")
@@ -99,7 +101,7 @@ def test_eight_scenes_are_overfitted_to_exact_captions(tiny_world: Path, tmp_pat
 @pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(tiny_world: Path, tmp_path: Path, monkeypatch):
     """Stopped after update 5 of 8 (checkpoint at 3): the same weights, bit for bit, dropout on."""
-    settings = ("optim.steps=8", "optim.warmup_steps=2", "optim.batch_size=8", "tracking.save_every=3",
+    settings = ("optim.duration=8 steps", "optim.warmup=2 steps", "optim.batch_size=8", "tracking.save_every=3 steps",
                 "model.dropout=0.1", "tracking.keep=5")  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(config_for(tiny_world, whole, "tags", *settings))
@@ -125,7 +127,9 @@ def test_not_a_number_stops_before_the_update(tiny_world: Path, tmp_path: Path, 
     monkeypatch.setattr(runs, "tag_set_loss", broken)
     with pytest.raises(UserError, match=r"step 0: loss nan.*stopped before the update. Pictures"):
         pretrain(
-            config_for(tiny_world, tmp_path, "tags", "optim.steps=2", "optim.warmup_steps=1", "optim.batch_size=4")
+            config_for(
+                tiny_world, tmp_path, "tags", "optim.duration=2steps", "optim.warmup=1step", "optim.batch_size=4"
+            )
         )
     assert not (tmp_path / "model").exists()
 
@@ -133,7 +137,7 @@ def test_not_a_number_stops_before_the_update(tiny_world: Path, tmp_path: Path, 
 @pytest.mark.slow
 def test_features_of_another_detector_are_refused(tiny_world: Path, tmp_path: Path):
     out = tmp_path / "run"
-    pretrain(config_for(tiny_world, out, "tags", "optim.steps=1", "optim.warmup_steps=0", "optim.batch_size=4"))
+    pretrain(config_for(tiny_world, out, "tags", "optim.duration=1 steps", "optim.warmup=", "optim.batch_size=4"))
     store = RegionStore(tiny_world / "regions" / "coco")
     foreign = tmp_path / "foreign"
     with RegionStoreWriter(foreign, dict(store.detector) | {"name": "another"}, store.feature_size) as writer:
@@ -141,7 +145,7 @@ def test_features_of_another_detector_are_refused(tiny_world: Path, tmp_path: Pa
             writer.write(image_id, store[image_id])
     with pytest.raises(UserError, match="another"):
         finetune(config_for(tiny_world, tmp_path / "fine", "captions", f"init={out / 'model'}",
-                            f"data.regions={foreign}", "optim.steps=1", "optim.warmup_steps=0"))  # fmt: skip
+                            f"data.regions={foreign}", "optim.duration=1 steps", "optim.warmup="))  # fmt: skip
 
 
 @pytest.mark.slow
@@ -149,8 +153,9 @@ def test_weights_and_biases_offline_and_captions_in_the_record(tiny_world: Path,
     """W&B writes its run where the run lies; validation prints captions beside references."""
     references = tiny_world / "world" / "coco" / "captions_val.json"
     finetune(config_for(
-        tiny_world, tmp_path, "captions", "init=minilm", "optim.steps=2", "optim.warmup_steps=1", "optim.batch_size=4",
-        "tracking.wandb=offline", "tracking.validate_every=2", f"data.validation_references={references}",
+        tiny_world, tmp_path, "captions", "init=minilm",
+        "optim.duration=2steps", "optim.warmup=1step", "optim.batch_size=4",
+        "tracking.wandb=offline", "tracking.validate_every=2 steps", f"data.validation_references={references}",
         f"data.validation_regions={tiny_world / 'regions' / 'coco'}",
     ))  # fmt: skip
     assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
@@ -161,13 +166,21 @@ def test_weights_and_biases_offline_and_captions_in_the_record(tiny_world: Path,
 
 
 def test_learning_rate_by_hand():
-    linear = OptimConfig(lr=1.0, schedule="linear", warmup_steps=4, steps=12)
-    assert [learning_rate(s, 12, linear) for s in (0, 3, 4, 8, 11)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.125])
-    cosine = OptimConfig(lr=1.0, schedule="cosine", warmup_steps=0, steps=10)
-    assert [learning_rate(s, 10, cosine) for s in (0, 5)] == pytest.approx([1.0, 0.5])
-    assert learning_rate(9, 10, OptimConfig(lr=0.3, schedule="constant", steps=10)) == 0.3
+    linear = Schedule(steps=12, warmup=4)
+    assert [linear.learning_rate(s) for s in (0, 3, 4, 8, 11)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.125])
+    cosine = Schedule(steps=10, shape="cosine")
+    assert [cosine.learning_rate(s) for s in (0, 5)] == pytest.approx([1.0, 0.5])
+    assert Schedule(steps=10, lr=0.3, shape="constant").learning_rate(9) == 0.3
 
 
-def test_epochs_become_steps():
-    assert total_steps(OptimConfig(epochs=3, batch_size=64), 100) == 5
-    assert total_steps(OptimConfig(steps=7), 100) == 7
+def test_durations_become_updates():
+    config = TrainConfig()
+    config.optim = OptimConfig(duration="3 epochs", warmup="10 percent", batch_size=8)
+    config.tracking = TrackingConfig(log_every="100 examples", validate_every="1 epoch", save_every="7 steps")
+    found = Schedule.of(config, 100)
+    assert (found.steps, found.warmup, found.log_every, found.validate_every, found.save_every) == (38, 4, 13, 13, 7)
+    assert [done for done in range(1, 39) if found.due(found.validate_every, done)] == [13, 26, 38]
+    assert (
+        parse_duration("10 percent").steps(8, 100, 30) == 3
+        and str(parse_duration("1.7e6examples")) == "1.7e+06 examples"
+    )

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from vivo.config_layers import at_least, between, load_layers, one_of, value_problems
+from vivo.config_layers import at_least, between, duration, load_layers, one_of, value_problems
+from vivo.durations import parse_duration
 from vivo.errors import UserError
 
 
@@ -126,11 +127,11 @@ class LossConfig:
 class OptimConfig:
     """AdamW, its learning rate as a function of the step, and how long to train."""
 
-    # Peak learning rate, reached after `warmup_steps`.
+    # Peak learning rate, reached after `warmup`.
     lr: float = at_least(1e-4, 0.0)
     # How it falls from there to the last step: to zero on a line or a half cosine, or not at all.
     schedule: str = one_of("linear", "cosine", "constant")
-    warmup_steps: int = at_least(0, 0)
+    warmup: str = duration()
     # Not applied to biases and layer norms.
     weight_decay: float = at_least(0.05, 0.0)
     beta1: float = between(0.9, 0.0, 1.0)
@@ -142,9 +143,9 @@ class OptimConfig:
     batch_size: int = at_least(64, 1)
     # Pictures in one forward pass of one process; 0 = batch_size / processes.
     micro_batch_size: int = at_least(0, 0)
-    # How long: exactly one of the two is above 0.
-    steps: int = at_least(0, 0)
-    epochs: int = at_least(0, 0)
+    # How long: an amount of steps (updates), epochs or examples, as in "800 steps". `warmup` and the periods of
+    # `tracking` may also be in percent of it.
+    duration: str = duration(percent=False)
     # "auto" takes bf16 where the hardware computes it fast, else fp32.
     precision: str = one_of("auto", "fp32", "bf16")
 
@@ -156,10 +157,10 @@ class TrackingConfig:
     wandb: str = one_of("disabled", "offline", "online")
     # W&B project.
     project: str = "vivo"
-    # Steps between log lines, validations and checkpoints; 0 = at the end only.
-    log_every: int = at_least(20, 0)
-    validate_every: int = at_least(0, 0)
-    save_every: int = at_least(0, 0)
+    # From one log line, validation, checkpoint to the next: "20 steps", "1 epoch"; "" = at the end only.
+    log_every: str = duration("20 steps")
+    validate_every: str = duration()
+    save_every: str = duration()
     # Checkpoints to keep besides the last.
     keep: int = at_least(2, 1)
 
@@ -273,12 +274,13 @@ def _validate_training(config: TrainConfig) -> None:
             raise UserError(f"data.{name}: is needed")
     if "file" in (data.tags, data.hints) and not data.tag_file:
         raise UserError("data.tag_file: is needed with data.tags: file and with data.hints: file")
-    if (optim.steps > 0) == (optim.epochs > 0):
-        raise UserError(f"optim.steps, optim.epochs: exactly one must be above 0, not {optim.steps} and {optim.epochs}")
+    whole, warmup = parse_duration(optim.duration), parse_duration(optim.warmup)
+    if not whole.amount:
+        raise UserError('optim.duration: is needed, as in "800 steps", "3 epochs" or "1e6 examples"')
     if optim.lr == 0:
         raise UserError("optim.lr: must be above 0")
-    if optim.steps and optim.warmup_steps > optim.steps:
-        raise UserError(f"optim.warmup_steps: {optim.warmup_steps} is more than optim.steps, {optim.steps}")
+    if whole.unit == warmup.unit and warmup.amount > whole.amount:
+        raise UserError(f"optim.warmup: {warmup} is more than optim.duration, {whole}")
     if optim.micro_batch_size and optim.batch_size % optim.micro_batch_size:
         raise UserError(
             f"optim.micro_batch_size: {optim.micro_batch_size} does not divide optim.batch_size, {optim.batch_size}"

@@ -25,6 +25,7 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vivo.durations import parse_duration
 from vivo.errors import UserError
 
 COMMAND_LINE = "command line"
@@ -44,6 +45,11 @@ def between(default: float, low: float, high: float) -> Any:
 def at_least(default: int | float | None, low: float) -> Any:
     """A number of `low` or more."""
     return field(default=default, metadata={"low": low, "high": math.inf})
+
+
+def duration(default: str = "", percent: bool = True) -> Any:
+    """A text field with a duration (`vivo.durations`), such as "800 steps"; "" is none."""
+    return field(default=default, metadata={"duration": True, "percent": percent})
 
 
 def load_layers(
@@ -94,6 +100,12 @@ def value_problems(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             if value not in choices:
                 near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
                 yield key, f"{value!r} is none of {', '.join(choices)}; the nearest is {near}"
+        elif item.metadata.get("duration"):
+            try:
+                if parse_duration(value).unit == "percent" and not item.metadata["percent"]:
+                    yield key, "cannot be in percent: it is the whole"
+            except ValueError as error:
+                yield key, str(error)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             low, high = item.metadata.get("low", -math.inf), item.metadata.get("high", math.inf)
             if not low <= value <= high or not math.isfinite(value):

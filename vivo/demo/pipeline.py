@@ -62,7 +62,7 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
     def length(steps: int) -> tuple[str, ...]:
         batch = [f"optim.batch_size={size.batch_size}"] if size.batch_size else []
         pieces = f"model.vocabulary={examples / 'vocabulary.txt'}"
-        return (pieces, f"optim.steps={steps}", f"optim.warmup_steps={max(1, steps // 20)}", *batch)
+        return (pieces, f"optim.duration={steps} steps", f"optim.warmup={max(1, steps // 20)} steps", *batch)
 
     world, regions, examples = out / "world", out / "regions", out / "examples"
     return Benchmark(

@@ -114,7 +114,7 @@ def finetune_config(
     Args:
         tagger: see `self_tagger`.
     """
-    validation = ["data.validation_regions=", "data.validation_references=", "tracking.validate_every=0"]
+    validation = ["data.validation_regions=", "data.validation_references=", "tracking.validate_every="]
     if bench.validation_references.is_file():
         references = f"data.validation_references={bench.validation_references}"
         validation = [f"data.validation_regions={bench.caption_regions}", references]
@@ -137,7 +137,7 @@ def finetune_config(
 def _config(file: str, *overrides: str) -> TrainConfig:
     """The repository's configuration with checkpoints at each quarter of the run."""
     config = load_config(configs_dir() / file, overrides)
-    config.tracking.save_every = max(1, config.optim.steps // 4 or 100)
+    config.tracking.save_every = "25 percent"
     return config
 
 

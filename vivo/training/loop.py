@@ -21,8 +21,8 @@ from vivo.config import TrainConfig
 from vivo.data.collate import Batch, to_device
 from vivo.errors import UserError
 from vivo.training.checkpoint import save_checkpoint
-from vivo.training.optim import learning_rate
 from vivo.training.runtime import seed_step
+from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
 
 Loss = Callable[[dict[str, Tensor], Batch], dict[str, Tensor]]
@@ -31,7 +31,7 @@ Validate = Callable[[PreTrainedModel, int], dict[str, float]]
 
 def train(
     config: TrainConfig,
-    steps: int,
+    schedule: Schedule,
     start: int,
     accelerator: Accelerator,
     model: PreTrainedModel,
@@ -43,14 +43,14 @@ def train(
     validate: Validate | None,
     tracker: Tracker,
 ) -> None:
-    """Updates `start` .. `steps` - 1.
+    """Updates `start` .. `schedule.steps` - 1.
 
     Args:
         model, optimizer: prepared by `accelerator`. batches: yields this process's micro-batches,
             `micro_batches` of them an update.
         loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}. The log has
             each sum per token, or per picture where its name ends in "_pictures".
-        validate: called with the unwrapped model every `tracking.validate_every` updates.
+        validate: called with the unwrapped model as `schedule` says.
 
     Raises:
         UserError: the loss or the gradient is not finite; nothing has been updated then.
@@ -61,9 +61,9 @@ def train(
     model.train()
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
-    for step in range(start, steps):
+    for step in range(start, schedule.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, optim)
+            group["lr"] = schedule.learning_rate(step)
         seed_step(config.seed, step, accelerator.process_index)
         update = [to_device(next(batches), accelerator.device) for _ in range(micro_batches)]
         supervised = torch.tensor(float(sum(b["target_ids"].shape[0] for b in update)), device=accelerator.device)
@@ -99,7 +99,7 @@ def train(
         pictures += optim.batch_size
         done = step + 1
         record = None
-        if tracking.log_every and done % tracking.log_every == 0 or done == steps:
+        if schedule.due(schedule.log_every, done):
             seconds = time.monotonic() - since
             tokens = max(1.0, sums.pop("count"))
             record = {n: value / (pictures if n.endswith("_pictures") else tokens) for n, value in sums.items()}
@@ -113,10 +113,10 @@ def train(
             tracker.log(done, record)
             sums, since, pictures = {}, time.monotonic(), 0
         tracker.advance(done, record)
-        if validate and tracking.validate_every and (done % tracking.validate_every == 0 or done == steps):
+        if validate and schedule.due(schedule.validate_every, done):
             model.eval()
             tracker.log(done, validate(accelerator.unwrap_model(model), done))
             model.train()
             since = time.monotonic()
-        if tracking.save_every and done % tracking.save_every == 0 and done < steps and accelerator.is_main_process:
+        if schedule.due(schedule.save_every, done) and done < schedule.steps and accelerator.is_main_process:
             save_checkpoint(checkpoints, done, accelerator.unwrap_model(model), tokenizer, optimizer, tracking.keep)

@@ -1,28 +1,9 @@
-"""AdamW and a learning rate that is a function of the step: no scheduler object, no state to resume."""
-
-import math
+"""AdamW and its groups of parameters."""
 
 import torch
 from torch import nn
 
 from vivo.config import OptimConfig
-
-
-def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
-    """The rate of update number `step` (from 0) of `steps`: linear warm-up, then the schedule's fall."""
-    if step < optim.warmup_steps:
-        return optim.lr * (step + 1) / optim.warmup_steps
-    done = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
-    if optim.schedule == "linear":
-        return optim.lr * (1.0 - done)
-    if optim.schedule == "cosine":
-        return optim.lr * 0.5 * (1.0 + math.cos(math.pi * done))
-    return optim.lr
-
-
-def total_steps(optim: OptimConfig, examples: int) -> int:
-    """`optim.steps`, or the number of global batches in `optim.epochs` passes, rounded up."""
-    return optim.steps or math.ceil(optim.epochs * examples / optim.batch_size)
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:

@@ -30,8 +30,9 @@ from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
 from vivo.training.loop import Loss, train
-from vivo.training.optim import build_optimizer, describe_parameters, total_steps
+from vivo.training.optim import build_optimizer, describe_parameters
 from vivo.training.runtime import environment, make_accelerator, seed_start
+from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
 from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
@@ -192,7 +193,8 @@ def _run(
     out = writable_folder(config.out)
     accelerator = make_accelerator(config.optim.precision)
     optim = config.optim
-    steps = total_steps(optim, len(data))
+    schedule = Schedule.of(config, len(data))
+    steps = schedule.steps
     optimizer = build_optimizer(model, optim)
     found = list_checkpoints(out / "checkpoints")
     start = load_checkpoint(found[-1], model, optimizer) if found else 0
@@ -233,7 +235,7 @@ def _run(
         )
         train(
             config,
-            steps,
+            schedule,
             start,
             accelerator,
             prepared,

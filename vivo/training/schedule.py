@@ -1,0 +1,57 @@
+"""When things happen in a run, in updates, and the learning rate: pure functions of the step, no state to resume."""
+
+import math
+from dataclasses import dataclass
+
+from vivo.config import TrainConfig
+from vivo.durations import parse_duration
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run's durations as updates; 0 = only at the end (warm-up: none).
+
+    `steps`: all updates. `lr`: the peak, reached after `warmup` updates; `shape`: its fall from there.
+    """
+
+    steps: int
+    lr: float = 1.0
+    shape: str = "linear"
+    warmup: int = 0
+    log_every: int = 0
+    validate_every: int = 0
+    save_every: int = 0
+
+    @classmethod
+    def of(cls, config: TrainConfig, examples: int) -> "Schedule":
+        """The durations of `config` for a training set of so many pictures."""
+        optim, tracking = config.optim, config.tracking
+        steps = parse_duration(optim.duration).steps(optim.batch_size, examples)
+
+        def updates(text: str) -> int:
+            return parse_duration(text).steps(optim.batch_size, examples, steps)
+
+        return cls(
+            steps,
+            optim.lr,
+            optim.schedule,
+            min(updates(optim.warmup), steps),
+            updates(tracking.log_every),
+            updates(tracking.validate_every),
+            updates(tracking.save_every),
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of update number `step` (from 0): linear warm-up, then the schedule's fall."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.shape == "linear":
+            return self.lr * (1.0 - done)
+        if self.shape == "cosine":
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+        return self.lr
+
+    def due(self, every: int, done: int) -> bool:
+        """Whether something of period `every` is to happen after `done` updates; always after the last one."""
+        return done == self.steps or (every > 0 and done % every == 0)
