@@ -15,6 +15,7 @@ goes on from it. The trained model lies in <out>/model.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vivo.config import load_config
 from vivo.errors import UserError
@@ -22,18 +23,22 @@ from vivo.program import exits_cleanly
 
 
 @exits_cleanly
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--replay", type=Path, metavar="FOLDER", help="run an update again that was not finite")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if config.objective != "tags":
         raise UserError(f"{arguments.config}: objective is {config.objective}; run it with finetune/train.py")
-    from vivo.training.runs import pretrain  # seconds of imports, only for a configuration that is right
+    from vivo.training import runs  # seconds of imports, only for a configuration that is right
 
-    print(pretrain(config))
+    if arguments.replay:
+        return int(runs.replay_pretrain(config, arguments.replay))
+    print(runs.pretrain(config))
+    return 0
 
 
 if __name__ == "__main__":
