@@ -191,6 +191,38 @@ def test_rules_of_resume(tiny_world: Path, tmp_path: Path, six: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    tiny_world: Path, tmp_path: Path, six: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(six, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "model")
+    before, last = list_checkpoints(tmp_path / "checkpoints")
+    (last / name).write_bytes((last / name).read_bytes()[:-3])
+    pretrain(config_for(tiny_world, tmp_path, "tags", *SHORT, "optim.ema=0.9"))
+    said = capsys.readouterr()
+    assert f"checkpoint passed over: {last / name}: " in said.out and "resumed at 2" in said.err
+    assert equal(tmp_path, six) and (last.with_name(f"{last.name}.damaged")).is_dir()
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [before.name, last.name]
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_is_found_and_without_any_whole_checkpoint_there_is_an_error(
+    tiny_world: Path, tmp_path: Path, six: Path
+):
+    shutil.copytree(six / "checkpoints", tmp_path / "checkpoints")
+    for checkpoint in list_checkpoints(tmp_path / "checkpoints"):
+        file = checkpoint / "optimizer.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"optimizer.safetensors: is damaged \(its SHA-256"):
+            open_checkpoint(checkpoint)
+    with pytest.raises(UserError, match="none of its 2 checkpoints is whole; remove them to begin again"):
+        pretrain(config_for(tiny_world, tmp_path, "tags", *SHORT, "optim.ema=0.9"))
+
+
+@pytest.mark.slow
 def test_averages_are_the_model_and_survive_a_resume(tiny_world: Path, tmp_path: Path, six: Path):
     plain = tmp_path / "plain"
     pretrain(config_for(tiny_world, plain, "tags", *SHORT))
