@@ -1,5 +1,7 @@
-"""What can go wrong with a long training, done to real processes. tests/test_faults.py asserts, tests/benchmarks/faults.py
-prints the table of docs/training.md."""
+"""What can go wrong with a long training, done to real processes.
+
+tests/test_faults.py asserts, tests/benchmarks/faults.py prints the table of docs/training.md.
+"""
 
 import os
 import resource
@@ -48,7 +50,7 @@ def broken_job(
     nodes: int = 1,
     after: int = 6,
 ) -> Outcome:
-    """Start a job, wait until `after` more updates are recorded, let `fault` loose on its launchers, wait for the end."""
+    """Start a job, wait for `after` more updates, let `fault` loose on its launchers, wait for the end."""
     port, begun = free_port(), updates(out)
     jobs = [start(processes, program, node=n, nodes=nodes, port=port) for n in range(nodes)]
     wait_until(lambda: updates(out) >= begun + after, jobs[0])

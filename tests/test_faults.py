@@ -1,5 +1,7 @@
-"""After each fault of tests/faults.py the same command goes on, and the end equals the run that nothing happened to, bit
-for bit. (Damaged checkpoints: tests/test_engine.py.)"""
+"""After each fault of tests/faults.py the same command goes on and ends as if nothing had happened, bit for bit.
+
+Damaged checkpoints: tests/test_engine.py.
+"""
 
 import signal
 from pathlib import Path
