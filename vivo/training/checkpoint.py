@@ -112,10 +112,16 @@ def save_model(
 
     Args:
         weights: of sharded models, gathered; default: the model's own.
+
+    Raises:
+        OSError: the disk is full, or gone.
     """
     transformers_logging.disable_progress_bar()
-    model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
-    tokenizer.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # it hides the system's error in a text
+        raise OSError(_cause(error)) from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

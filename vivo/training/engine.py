@@ -117,7 +117,10 @@ def run_training(
             weights = gathered(model.state_dict()) if is_sharded(model) else None
             record = validate(whole_copy(model, weights) if weights else model, done)
             if best.take(record) and main:
-                best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
+                try:
+                    best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
+                except OSError as error:
+                    tracker.say(f"WARNING: best model not kept: {error}; training goes on")
         return record
 
     def save(done: int) -> None:
@@ -159,9 +162,15 @@ def run_training(
     with _averaged(averages):
         weights = gathered(plain.state_dict())  # not copied unless sharded: to be saved while they are the averages
         if main:
-            with atomic_folder(final) as temporary:
-                save_model(temporary, plain, tokenizer, weights)
-                finish(temporary)
+            try:
+                with atomic_folder(final) as temporary:
+                    save_model(temporary, plain, tokenizer, weights)
+                    finish(temporary)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {final}: {error}; make room and give the same command again, "
+                    "which goes on from the newest checkpoint"
+                ) from error
     accelerator.wait_for_everyone()
     return final
 
