@@ -21,6 +21,7 @@ from vivo.config import TrainConfig
 from vivo.data.collate import Batch, to_device
 from vivo.errors import UserError
 from vivo.training.checkpoint import save_checkpoint
+from vivo.training.means import means
 from vivo.training.runtime import seed_step
 from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
@@ -48,8 +49,8 @@ def train(
     Args:
         model, optimizer: prepared by `accelerator`. batches: yields this process's micro-batches,
             `micro_batches` of them an update.
-        loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}. The log has
-            each sum per token, or per picture where its name ends in "_pictures".
+        loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}, the same names on
+            every process. The log has them as `vivo.training.means` says.
         validate: called with the unwrapped model as `schedule` says.
 
     Raises:
@@ -101,8 +102,8 @@ def train(
         record = None
         if schedule.due(schedule.log_every, done):
             seconds = time.monotonic() - since
-            tokens = max(1.0, sums.pop("count"))
-            record = {n: value / (pictures if n.endswith("_pictures") else tokens) for n, value in sums.items()}
+            tokens = max(1.0, sums["count"])
+            record = means(sums, pictures)
             record |= {
                 "lr": optimizer.param_groups[0]["lr"],
                 "gradient_norm": float(norm),

@@ -1,117 +1,77 @@
-"""The two training programs, assembled: `pretrain` (tags) and `finetune` (captions).
+"""The two training programs, assembled: `pretrain` (tags, image-sentence pairs or both) and `finetune` (captions).
 
 pretrain/train.py and finetune/train.py parse a configuration and call these.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from vivo.config import TrainConfig, to_yaml
-from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
-from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
-from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.collate import Batch, Limits
 from vivo.data.regions import RegionStore
-from vivo.data.sampler import StepBatches
-from vivo.data.text import load_tokenizer, used_pieces
+from vivo.data.text import load_tokenizer
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
 from vivo.files import atomic_folder, writable_folder
-from vivo.losses import caption_loss, tag_set_loss
-from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
-from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
+from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
+from vivo.self_tagging import SelfTagger, save_tag_vocabulary
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
-from vivo.training.loop import Loss, train
+from vivo.training.loop import train
 from vivo.training.optim import build_optimizer, describe_parameters
 from vivo.training.runtime import environment, make_accelerator, seed_start
 from vivo.training.schedule import Schedule
+from vivo.training.tasks import Task, both_tasks, caption_pictures, caption_task, tag_pictures, tag_task
 from vivo.training.tracking import Tracker
 from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
-Model = VivoForTagPretraining | VivoForCaptioning
+PRETRAINED = {"tags": VivoForTagPretraining, "pairs": VivoForCaptioning, "both": VivoForPretraining}
+"""Which model each objective of pre-training trains; their parameters are the same."""
+Model = VivoForTagPretraining | VivoForCaptioning | VivoForPretraining
 
 
 def pretrain(config: TrainConfig) -> Path:
-    """Masked-tag pre-training on image-tag pairs. Returns the folder of the trained model."""
-    store = RegionStore(config.data.regions)
-    examples = read_tag_examples(config.data.examples)
-    vocabulary = read_vocabulary(config.data.vocabulary)
-    source = open_tag_source(config.data.tags, store, [], config.data.tag_file)
-    hints = open_tag_source(config.data.hints, store, [], config.data.tag_file)
-    data = TagPictures(examples, store, source, vocabulary, config.data.region_dropout, config.seed, hints)
-    tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
-    masking = config.masking
-    collator = TagCollator(
-        tokenizer,
-        Limits.of(model.config),
-        config.seed,
-        masking.share_min,
-        masking.share_max,
-        masking.at_most,
-        masking.next_piece,
-        config.data.tag_dropout,
-        competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
-    )
-
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        losses = tag_set_loss(
-            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
-        )
-        return losses | {"matchable_pictures": batch["matchable"].sum()}
+    """Pre-training with the objective "tags", "pairs" or "both". Returns the folder of the trained model."""
+    data = config.data
+    tags = tag_pictures(config) if config.objective != "pairs" else None
+    pairs = None
+    if config.objective != "tags":
+        pairs = caption_pictures(config, data.pairs, data.pairs_regions or data.regions, data.pairs_tags)
+    tokenizer, model = starting_model(config, PRETRAINED[config.objective], (tags or pairs).store, config.objective)
+    limits = Limits.of(model.config)
+    if tags and pairs:
+        pairs.store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
+        pairs.store.check_all_fit(model.config.max_regions)
+    tasks = [tag_task(config, tags, tokenizer, limits)] if tags else []
+    tasks += [caption_task(config, pairs, tokenizer, limits)] if pairs else []
+    task = tasks[0] if len(tasks) == 1 else both_tasks(*tasks, data.pairs_share)
 
     def write_vocabulary(folder: Path) -> None:
-        save_tag_vocabulary(folder, model, tokenizer, data)
+        if tags:
+            save_tag_vocabulary(folder, model, tokenizer, tags)
 
-    return _run(config, tokenizer, model, data, collator, loss, write_vocabulary)
+    return _run(config, tokenizer, model, task, write_vocabulary)
 
 
 def finetune(config: TrainConfig) -> Path:
     """Caption fine-tuning on image-sentence pairs. Returns the folder of the trained model."""
-    store = RegionStore(config.data.regions)
-    examples = read_caption_examples(config.data.examples)
     tagger = config.data.tagger or config.init
-    source = open_tag_source(config.data.tags, store, [e.image_id for e in examples], config.data.tag_file, tagger)
-    data = CaptionPictures(
-        examples, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only
-    )
-    tokenizer, model = starting_model(config, VivoForCaptioning, store, "captions")
-    masking = config.masking
-    collator = CaptionCollator(
-        tokenizer,
-        Limits.of(model.config),
-        config.seed,
-        masking.caption,
-        masking.caption_probability,
-        config.data.captions_per_picture,
-        config.data.tag_dropout,
-        competing_pieces(config, tokenizer, (caption for e in examples for caption in e.captions)),
-    )
-
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
+    data = caption_pictures(config, config.data.examples, config.data.regions, config.data.tags, tagger)
+    tokenizer, model = starting_model(config, VivoForCaptioning, data.store, "captions")
 
     def keep_tagger(folder: Path) -> None:
         if config.data.tags == "self":  # at inference the same model writes the tags
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
-    return _run(config, tokenizer, model, data, collator, loss, keep_tagger)
-
-
-def competing_pieces(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Tensor | None:
-    """int64 [P]: the pieces that these texts (and the end of a caption) use, None where all compete."""
-    if config.loss.competing == "all":
-        return None
-    return torch.tensor(used_pieces(tokenizer, texts), dtype=torch.int64)
+    return _run(config, tokenizer, model, caption_task(config, data, tokenizer, Limits.of(model.config)), keep_tagger)
 
 
 def starting_model(
@@ -184,22 +144,20 @@ def _run(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerFast,
     model: Model,
-    data: Dataset,
-    collator: Any,
-    loss: Loss,
+    task: Task,
     finish: Callable[[Path], None],
 ) -> Path:
     """Optimizer, resume, loop, final model: what both stages share. `finish` adds files to the model's folder."""
     out = writable_folder(config.out)
     accelerator = make_accelerator(config.optim.precision)
     optim = config.optim
-    schedule = Schedule.of(config, len(data))
+    schedule = Schedule.of(config, len(task.data))
     steps = schedule.steps
     optimizer = build_optimizer(model, optim)
     found = list_checkpoints(out / "checkpoints")
     start = load_checkpoint(found[-1], model, optimizer) if found else 0
-    sampler = StepBatches(
-        len(data),
+    sampler = task.order(
+        len(task.data),
         optim.batch_size,
         config.seed,
         start,
@@ -212,9 +170,9 @@ def _run(
     # depend on their number (accelerate's own sharding pads and re-orders)
     batches: Iterator[Batch] = iter(
         DataLoader(
-            data,
+            task.data,
             batch_sampler=sampler,
-            collate_fn=collator,
+            collate_fn=task.collator,
             num_workers=config.data.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=False,
@@ -229,7 +187,7 @@ def _run(
     resolved = dataclasses.asdict(config)
     with Tracker(out, config.tracking, resolved, steps, start, f"{config.objective} {out.name}", main) as tracker:
         tracker.say(
-            f"{config.objective}: {len(data)} pictures, {steps} updates of {optim.batch_size} pictures "
+            f"{config.objective}: {len(task.data)} pictures, {steps} updates of {optim.batch_size} pictures "
             f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
             f"{accelerator.mixed_precision}; {describe_parameters(model)}" + (f"; resumed at {start}" if start else "")
         )
@@ -243,7 +201,7 @@ def _run(
             optimizer,
             batches,
             sampler.micro_batches,
-            loss,
+            task.loss,
             validate,
             tracker,
         )
