@@ -229,7 +229,7 @@ def test_evaluation_configurations(tmp_path: Path) -> None:
 
 def test_every_configuration_file_loads() -> None:
     files = sorted(configs_dir().rglob("*.yaml"))
-    assert {path.name for path in files} >= {"world.yaml", "forkme.yaml", "one_mask.yaml", "no_hungarian.yaml"}
+    assert {path.name for path in files} >= {"world.yaml", "forkme.yaml", "table6_one_mask.yaml", "mask_15.yaml"}
     for path in files:
         config = load_eval_config(path) if path.parent.name == "eval" else load_config(path)
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -238,11 +238,37 @@ def test_every_configuration_file_loads() -> None:
         assert not Path(config.out).is_absolute()
 
 
-def test_ablations_differ_from_their_base_in_one_field() -> None:
-    base = dataclasses.asdict(load_config(configs_dir() / "world.yaml"))
-    for path in sorted((configs_dir() / "ablations").glob("*.yaml")):
-        changed = dict(leaves(dataclasses.asdict(load_config(path))) - leaves(base))
-        assert len(changed) == 2 and "out" in changed, f"{path}: {changed}"
+PAIRS = {"objective", "data.pairs", "data.pairs_regions", "data.tag_dropout", "data.captions_per_picture",
+         "masking.caption", "optim.duration"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("table4_none", {"init"}),
+        ("table4_pairs", PAIRS),
+        ("table4_pairs_and_tags", PAIRS | {"data.pairs_share"}),
+        ("table5_none", {"init"}),
+        ("table5_boxed", {"data.vocabulary"}),
+        ("table5_all", set()),
+        ("table6_one_mask", {"masking.at_most"}),
+        ("table6_no_hungarian", {"loss.hungarian"}),
+        ("table6_hungarian", set()),
+        ("mask_15", {"masking.share_max"}),
+    ],
+)
+def test_ablations_differ_from_their_base_in_what_they_are_about(name: str, fields: set[str]) -> None:
+    """Without pre-training that is the configuration of fine-tuning."""
+    base = configs_dir() / ("finetune/world.yaml" if name.endswith("none") else "world.yaml")
+    found = dataclasses.asdict(load_config(configs_dir() / "ablations" / f"{name}.yaml"))
+    changed = dict(leaves(found) - leaves(dataclasses.asdict(load_config(base))))
+    assert changed.pop("out") == f"runs/ablations/{name}" and changed.keys() == fields
+
+
+def test_every_ablation_is_checked() -> None:
+    marks = test_ablations_differ_from_their_base_in_what_they_are_about.pytestmark
+    checked = {name for name, _ in marks[0].args[1]}
+    assert {path.stem for path in (configs_dir() / "ablations").glob("*.yaml")} == checked
 
 
 def leaves(tree: dict, prefix: str = "") -> set[tuple[str, object]]:

@@ -78,7 +78,7 @@ def test_every_row_side_by_side(demo: Path, tmp_path: Path):
     out = shutil.copytree(demo, tmp_path / "all")
     vivo("demo", "--out", str(out), "--size", "tiny", "--ablations", "--jobs", "2")
     results = json.loads((out / "results.json").read_text())
-    models = ["none", "vivo", "none_unfrozen", "one_mask", "no_hungarian", "vocab_boxed"]
+    models = ["none", "vivo", "none_unfrozen", "pairs", "pairs_and_tags", "one_mask", "no_hungarian", "vocab_boxed"]
     controls = [f"{model}, {control}" for model in models for control in ("no tags", "other picture")]
     assert [r["name"] for r in results["rows"]] == [*models, "copy", *controls]
     assert len(results["claims"]) == 6 and results["jobs"] == "2" and results["stage_seconds"]["wall"] > 0
