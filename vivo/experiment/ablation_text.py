@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vivo.experiment.ablations import TABLES, Ablations, Result
+from vivo.files import atomic_write_json, atomic_write_text
 from vivo.metrics.bootstrap import Interval
 
 COLUMNS = {
@@ -46,13 +48,22 @@ def to_markdown(found: Ablations) -> str:
         for r in found.results.values()
         if r.lacks
     ]
-    notes += [f"{run.where}: {run.why}" for run in found.left_out]
+    notes += [
+        f"{why}: {', '.join(run.where for run in found.left_out if run.why == why)}"
+        for why in dict.fromkeys(run.why for run in found.left_out)
+    ]
     commits = {commit for r in found.results.values() for commit in r.commits}
     if len(commits) > 1:
         notes.append(f"trainings of {len(commits)} commits: {', '.join(sorted(commits))}")
     if notes:
         lines += ["Not in the tables, or in part:", "", *(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
+
+
+def write_ablations(folder: Path, found: Ablations) -> None:
+    """ablations.md and ablations.json in `folder`."""
+    atomic_write_json(folder / "ablations.json", to_json(found))
+    atomic_write_text(folder / "ablations.md", to_markdown(found))
 
 
 def to_json(found: Ablations) -> dict[str, Any]:
