@@ -152,9 +152,10 @@ def test_nothing_is_dropped_in_silence(runs: Path, capsys: pytest.CaptureFixture
     assert "- no_hungarian lacks seeds 1, 2" in lines and "- none lacks seed 2" in lines
     left_out = {line.partition(": ")[0]: line for line in lines if line.startswith("- ")}
     assert (
-        left_out["- unfinished"].endswith("stopped/seed0") and "(no model yet, 7 updates of" in left_out["- unfinished"]
+        left_out["- unfinished"].endswith("stopped (seed0)")
+        and "(no model yet, 7 updates of" in left_out["- unfinished"]
     )
-    assert left_out["- captions without a training of their own (a control)"].endswith("vivo-no_tags/seed0")
+    assert left_out["- captions without a training of their own (a control)"].endswith("vivo-no_tags (seed0)")
     assert "- trainings of 2 commits: abc1234, def5678" in lines
     row = next(line for line in lines if line.startswith("| w/o Hungarian matching | no_hungarian | 1 (0) |"))
     assert "| 75.8 | pretrain.loss.hungarian: true -> false | abc1234 |" in row

@@ -1,7 +1,7 @@
 """The tables of `ablations.py` as Markdown and as JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def to_markdown(found: Ablations) -> str:
         if r.lacks
     ]
     notes += [
-        f"{why}: {', '.join(run.where for run in found.left_out if run.why == why)}"
+        f"{why}: {', '.join(_together([run.where for run in found.left_out if run.why == why]))}"
         for why in dict.fromkeys(run.why for run in found.left_out)
     ]
     commits = {commit for r in found.results.values() for commit in r.commits}
@@ -89,6 +89,15 @@ def to_json(found: Ablations) -> dict[str, Any]:
         },
         "left_out": [{"where": run.where, "why": run.why} for run in found.left_out],
     }
+
+
+def _together(places: Sequence[str]) -> list[str]:
+    """Run folders, the seeds of a row as one: "runs/rows/vivo (seed0, seed1)"."""
+    seeds: dict[str, list[str]] = {}
+    for place in places:
+        folder, _, name = place.rpartition("/")
+        seeds.setdefault(folder if name.startswith("seed") else place, []).append(name)
+    return [f"{folder} ({', '.join(of)})" if of[0].startswith("seed") else folder for folder, of in seeds.items()]
 
 
 def _at(result: Result, place: tuple[str, str]) -> Interval | None:
