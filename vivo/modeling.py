@@ -276,6 +276,7 @@ class VivoPreTrainedModel(PreTrainedModel):
 
     config_class = VivoConfig
     base_model_prefix = "vivo"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
 
 
@@ -287,6 +288,7 @@ class VivoModel(VivoPreTrainedModel):
         self.embeddings = TextEmbeddings(config)
         self.regions = RegionProjection(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False  # transformers' switch: gradient_checkpointing_enable()
         self.post_init()
 
     def encode_context(
@@ -381,7 +383,11 @@ class VivoModel(VivoPreTrainedModel):
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
-            x, (k, v) = layer(x, packing, mask, before(index), wanted if last else None)
+            arguments = (x, packing, mask, before(index), wanted if last else None)
+            if self.gradient_checkpointing and self.training:
+                x, (k, v) = self._gradient_checkpointing_func(layer.__call__, *arguments)
+            else:
+                x, (k, v) = layer(*arguments)
             keys.append(k)
             values.append(v)
         return (packing.pad(x) if wanted is None else x), keys, values
@@ -481,11 +487,8 @@ class VivoForCaptioning(_VivoWithHead):
 
 
 class VivoForPretraining(_VivoWithHead):
-    """Masked tags or caption tokens, whichever a batch asks for (objective "both").
-
-    Either kind of batch reaches every trainable parameter: a caption batch computes the context only as far as
-    its keys and values are read, but its text goes through the same layers. So DDP needs no search for unused ones.
-    """
+    """Masked tags or caption tokens, whichever a batch asks for (objective "both"). Either kind reaches every
+    parameter (text goes through the layers whose context output is not read), so DDP searches no unused ones."""
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"logits"} of `caption_logits` for a CaptionBatch, of `tag_logits` for a TagBatch."""

@@ -23,6 +23,11 @@ class MixedPictures(Dataset):
     def __init__(self, tags: TagPictures, pairs: CaptionPictures):
         self.tags, self.pairs = tags, pairs
 
+    @property
+    def image_ids(self) -> list[str]:
+        """Of all pictures, in the order of their numbers."""
+        return [*self.tags.image_ids, *self.pairs.image_ids]
+
     def __len__(self) -> int:
         return len(self.tags) + len(self.pairs)
 

@@ -3,33 +3,25 @@
 pretrain/train.py and finetune/train.py parse a configuration and call these.
 """
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from vivo.config import TrainConfig, to_yaml
-from vivo.data.collate import Batch, Limits
+from vivo.config import TrainConfig
+from vivo.data.collate import Limits
 from vivo.data.regions import RegionStore
 from vivo.data.text import load_tokenizer
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
-from vivo.files import atomic_folder, writable_folder
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
 from vivo.self_tagging import SelfTagger, save_tag_vocabulary
-from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
-from vivo.training.loop import train
-from vivo.training.optim import build_optimizer, describe_parameters
-from vivo.training.runtime import environment, make_accelerator, seed_start
-from vivo.training.schedule import Schedule
-from vivo.training.tasks import Task, both_tasks, caption_pictures, caption_task, tag_pictures, tag_task
-from vivo.training.tracking import Tracker
-from vivo.training.validation import CaptionValidation
+from vivo.training.engine import run_training
+from vivo.training.replay import replay
+from vivo.training.runtime import seed_start
+from vivo.training.tasks import both_tasks, caption_pictures, caption_task, loss_of, tag_pictures, tag_task
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
@@ -52,13 +44,15 @@ def pretrain(config: TrainConfig) -> Path:
         pairs.store.check_all_fit(model.config.max_regions)
     tasks = [tag_task(config, tags, tokenizer, limits)] if tags else []
     tasks += [caption_task(config, pairs, tokenizer, limits)] if pairs else []
-    task = tasks[0] if len(tasks) == 1 else both_tasks(*tasks, data.pairs_share)
+    task = tasks[0] if len(tasks) == 1 else both_tasks(config, *tasks)
 
     def write_vocabulary(folder: Path) -> None:
         if tags:
             save_tag_vocabulary(folder, model, tokenizer, tags)
 
-    return _run(config, tokenizer, model, task, write_vocabulary)
+    return run_training(
+        config, tokenizer, model, task.data, task.collator, task.loss, write_vocabulary, order=task.order
+    )
 
 
 def finetune(config: TrainConfig) -> Path:
@@ -71,7 +65,18 @@ def finetune(config: TrainConfig) -> Path:
         if config.data.tags == "self":  # at inference the same model writes the tags
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
-    return _run(config, tokenizer, model, caption_task(config, data, tokenizer, Limits.of(model.config)), keep_tagger)
+    task = caption_task(config, data, tokenizer, Limits.of(model.config))
+    return run_training(config, tokenizer, model, task.data, task.collator, task.loss, keep_tagger)
+
+
+def replay_pretrain(config: TrainConfig, folder: Path) -> bool:
+    """A stopped update of pre-training, run again; see `vivo.training.replay`."""
+    return replay(folder, PRETRAINED[config.objective], loss_of(config))
+
+
+def replay_finetune(config: TrainConfig, folder: Path) -> bool:
+    """A stopped update of fine-tuning, run again; see `vivo.training.replay`."""
+    return replay(folder, VivoForCaptioning, loss_of(config))
 
 
 def starting_model(
@@ -138,77 +143,3 @@ def starting_model(
     store.check_all_fit(model.config.max_regions)
     model.freeze_vocabulary(shape.freeze_embeddings, shape.freeze_head_bias)
     return tokenizer, model
-
-
-def _run(
-    config: TrainConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    model: Model,
-    task: Task,
-    finish: Callable[[Path], None],
-) -> Path:
-    """Optimizer, resume, loop, final model: what both stages share. `finish` adds files to the model's folder."""
-    out = writable_folder(config.out)
-    accelerator = make_accelerator(config.optim.precision)
-    optim = config.optim
-    schedule = Schedule.of(config, len(task.data))
-    steps = schedule.steps
-    optimizer = build_optimizer(model, optim)
-    found = list_checkpoints(out / "checkpoints")
-    start = load_checkpoint(found[-1], model, optimizer) if found else 0
-    sampler = task.order(
-        len(task.data),
-        optim.batch_size,
-        config.seed,
-        start,
-        steps,
-        accelerator.process_index,
-        accelerator.num_processes,
-        optim.micro_batch_size,
-    )
-    # not prepared by accelerate: the sampler already gives each process its part, in an order that does not
-    # depend on their number (accelerate's own sharding pads and re-orders)
-    batches: Iterator[Batch] = iter(
-        DataLoader(
-            task.data,
-            batch_sampler=sampler,
-            collate_fn=task.collator,
-            num_workers=config.data.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=False,
-        )
-    )
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    main = accelerator.is_main_process
-    if main:
-        (out / "config.yaml").write_text(to_yaml(config))
-        (out / "environment.json").write_text(json.dumps(environment(), indent=1))
-    validate = CaptionValidation.of(config, tokenizer, accelerator.mixed_precision == "bf16") if main else None
-    resolved = dataclasses.asdict(config)
-    with Tracker(out, config.tracking, resolved, steps, start, f"{config.objective} {out.name}", main) as tracker:
-        tracker.say(
-            f"{config.objective}: {len(task.data)} pictures, {steps} updates of {optim.batch_size} pictures "
-            f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
-            f"{accelerator.mixed_precision}; {describe_parameters(model)}" + (f"; resumed at {start}" if start else "")
-        )
-        train(
-            config,
-            schedule,
-            start,
-            accelerator,
-            prepared,
-            tokenizer,
-            optimizer,
-            batches,
-            sampler.micro_batches,
-            task.loss,
-            validate,
-            tracker,
-        )
-    final = out / "model"
-    if main:
-        with atomic_folder(final) as temporary:
-            save_model(temporary, accelerator.unwrap_model(prepared), tokenizer)
-            finish(temporary)
-    accelerator.wait_for_everyone()
-    return final

@@ -28,7 +28,7 @@ from vivo.data.sampler import StepBatches
 from vivo.data.text import used_pieces
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.self_tagging import open_tag_source
-from vivo.training.loop import Loss
+from vivo.training.gradients import Loss
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,7 @@ def tag_task(config: TrainConfig, data: TagPictures, tokenizer: PreTrainedTokeni
         competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
     )
 
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        losses = tag_set_loss(
-            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
-        )
-        return losses | {"matchable_pictures": batch["matchable"].sum()}
-
-    return Task(data, collator, loss)
+    return Task(data, collator, tag_loss_of(config))
 
 
 def caption_task(
@@ -107,15 +101,45 @@ def caption_task(
         competing_pieces(config, tokenizer, (caption for e in data.examples for caption in e.captions)),
     )
 
+    return Task(data, collator, caption_loss_of(config))
+
+
+def both_tasks(config: TrainConfig, tags: Task, pairs: Task) -> Task:
+    """Updates of the two tasks by turns, `data.pairs_share` of them of pairs."""
+    data = MixedPictures(tags.data, pairs.data)
+    order = partial(MixedBatches, tags=len(tags.data), share=config.data.pairs_share)
+    return Task(data, MixedCollator(tags.collator, pairs.collator), both_loss_of(config), order)
+
+
+def loss_of(config: TrainConfig) -> Loss:
+    """The loss of the objective of `config`."""
+    return {"tags": tag_loss_of, "both": both_loss_of}.get(config.objective, caption_loss_of)(config)
+
+
+def tag_loss_of(config: TrainConfig) -> Loss:
+    """The masked-tag loss of `config`, and how many pictures have tags that can be exchanged."""
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        losses = tag_set_loss(
+            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
+        )
+        return losses | {"matchable_pictures": batch["matchable"].sum()}
+
+    return loss
+
+
+def caption_loss_of(config: TrainConfig) -> Loss:
+    """The caption loss of `config`."""
+
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
 
-    return Task(data, collator, loss)
+    return loss
 
 
-def both_tasks(tags: Task, pairs: Task, share: float) -> Task:
-    """Updates of the two tasks by turns, `share` of them of pairs; the sums of each kind stand under its name too."""
-    losses = {"tags": tags.loss, "pairs": pairs.loss}
+def both_loss_of(config: TrainConfig) -> Loss:
+    """The loss of either kind of batch; its sums stand under the kind's name too ("tags/...", "pairs/...")."""
+    losses = {"tags": tag_loss_of(config), "pairs": caption_loss_of(config)}
 
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         kind = "pairs" if "text_ids" in batch else "tags"
@@ -124,9 +148,7 @@ def both_tasks(tags: Task, pairs: Task, share: float) -> Task:
         named = {f"{kind}/{name}": value for name, value in of_kind.items()} | {f"{kind}/pictures": pictures}
         return {"loss": of_kind["loss"], "count": of_kind["count"], **named}
 
-    data = MixedPictures(tags.data, pairs.data)
-    order = partial(MixedBatches, tags=len(tags.data), share=share)
-    return Task(data, MixedCollator(tags.collator, pairs.collator), loss, order)
+    return loss
 
 
 def competing_pieces(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Tensor | None:
