@@ -274,7 +274,7 @@ def records_of(root: Path, scores: dict[str, list[float]]) -> list[dict]:
                     config["init"] = "minilm" if config["init"] == "minilm" else f"{config['out'][:-9]}/pretrain/model"
                     found.append({
                         "id": f"{row}{seed}{stage}", "name": "x", "state": "finished", "config": config,
-                        "commit": "abc1234" + "0" * 33, "summary": {"_step": 8, "loss": 0.5},
+                        "summary": {"_step": 8, "loss": 0.5},
                     })  # fmt: skip
             found[-1]["summary"]["score/overall/CIDEr"] = value
     return found
@@ -284,6 +284,10 @@ def test_the_same_rows_from_the_records_of_wandb(runs: Path, capsys: pytest.Capt
     """Mean and t-interval by hand: 10 and 12 have mean 11, deviation sqrt 2, t(1) 12.7062."""
     records = records_of(runs, {"vivo": [10.0, 12.0], "none": [4.0, 5.0], "no_hungarian": [9.0], "pairs": [7.0, 7.0]})
     records.append(records[0] | {"id": "crashed", "state": "crashed"})
+    for record in records:  # as the tracker logs them: the same commit, and what is no setting
+        record["config"] |= {"environment": {"commit": "abc1234"}, "inputs": {"seen": record["id"]}}
+        record["commit"] = ""
+    records[1] |= {"commit": "abc1234" + "0" * 33, "config": {**records[1]["config"], "environment": {}}}
     path = runs.parent / "records.json"
     path.write_text(json.dumps(records))
     out = runs.parent / "table.json"

@@ -17,10 +17,11 @@ PATHS = {
     "data.regions", "data.examples", "data.pairs", "data.pairs_regions", "data.tag_file", "data.vocabulary",
     "model.vocabulary",
 }  # fmt: skip
-# What changes nothing that is learned, or is told in another way: the seed, the start of fine-tuning.
+# What changes nothing that is learned, or is told in another way: the seed, the start of fine-tuning. Groups, too;
+# configurations in W&B may also hold what was written beside config.yaml.
 _FREE = {
-    "seed", "out", "init", "tracking", "data.workers", "data.tagger", "data.validation_regions",
-    "data.validation_references",
+    "seed", "out", "init", "tracking", "engine", "environment", "inputs", "data.workers", "data.tagger",
+    "data.validation_regions", "data.validation_references", "data.validation_pictures",
 }  # fmt: skip
 _SEED_FOLDER = re.compile(r"seed\d+")
 

@@ -1,8 +1,9 @@
 """Trainings from W&B alone: what its public Api tells of a project's runs, through records of plain JSON.
 
 A record is one W&B run: {"id", "name", "state", "config", "summary", "commit"}; `config` is the resolved configuration
-that a run logs at its start. A fine-tuning belongs to the pre-training whose `out` its `init` lies in. W&B has no
-captions, so scores come from the summary: "score/<part>/<metric>" ("score/overall/CIDEr"), else `validation_CIDEr`.
+that a run logs at its start, perhaps with its environment.json. A fine-tuning belongs to the pre-training whose `out`
+its `init` lies in. W&B has no captions, so scores come from the summary: "score/<part>/<metric>", as in
+"score/overall/CIDEr", else `validation_CIDEr`.
 
 `fetch_records` has not been verified against the service; all that is made of its records is tested on files of them.
 """
@@ -122,6 +123,12 @@ def _joined(out: str, record: Record, finished: Mapping[str, Record]) -> Trained
         for stage, of in stages.items()
         if {"_step", "loss"} <= of["summary"].keys()
     }
-    commits = dict.fromkeys(str(of.get("commit") or "")[:7] for of in stages.values())
+    commits = dict.fromkeys(_commit(of) for of in stages.values())
     settings = settings_of(before["config"] if before else None, config)
     return Trained(row_of(out), int(config["seed"]), where, settings, tuple(c for c in commits if c), last, table=table)
+
+
+def _commit(record: Record) -> str:
+    """As the run's own environment.json has it, else the one that W&B saw."""
+    own = record["config"].get("environment")
+    return str(own["commit"]) if isinstance(own, dict) and own.get("commit") else str(record.get("commit") or "")[:7]
