@@ -1,4 +1,4 @@
-"""Visual vocabulary pre-training: masked tags over regions, matched as a set.
+"""Pre-training: masked tags over regions, matched as a set (VIVO); or image-sentence pairs; or both by turns.
 
     one process     python pretrain/train.py configs/world.yaml
     one node        accelerate launch --multi_gpu --num_processes 8 pretrain/train.py CONFIG optim.lr=1e-4
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="run an update again that was not finite")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    if config.objective != "tags":
-        raise UserError(f"{arguments.config}: objective is {config.objective}; run it with finetune/train.py")
+    if config.objective == "captions":
+        raise UserError(f"{arguments.config}: objective is captions; run it with finetune/train.py")
     from vivo.training import runs  # seconds of imports, only for a configuration that is right
 
     if arguments.replay:

@@ -53,7 +53,7 @@ def test_wrong_usage_says_so(arguments: list[str]) -> None:
 
 
 def test_config_prints_every_field() -> None:
-    done = vivo("config", configs_dir() / "ablations" / "one_mask.yaml", "optim.lr=0.00017")
+    done = vivo("config", configs_dir() / "ablations" / "table6_one_mask.yaml", "optim.lr=0.00017")
     assert done.returncode == 0, done.stderr
     for line in ("init: minilm", "  at_most: 1", "  lr: 0.00017", "  vocabulary: ''", "  wandb: disabled"):
         assert f"\n{line}\n" in done.stdout

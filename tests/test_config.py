@@ -134,7 +134,7 @@ def test_wrong_types_name_file_and_key(tmp_path: Path, line: str, key: str) -> N
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objective=caption", "objective: 'caption' is none of tags, captions; the nearest is captions"),
+        ("objective=caption", "objective: 'caption' is none of tags, pairs, both, captions; the nearest is captions"),
         ("optim.schedule=cos", "optim.schedule: 'cos' is none of linear, cosine, constant; the nearest is cosine"),
         ("model.dropout=1.5", "model.dropout: must be from 0 to 1, not 1.5"),
         ("optim.lr=-1", "optim.lr: must be 0 or more, not -1.0"),
@@ -169,8 +169,15 @@ def test_values_out_of_range_name_the_command_line(minimal: Path, override: str,
         (["masking.share_max=0.1"], "masking.share_min: 0.15 is more than masking.share_max, 0.1"),
         (["data.tags=none"], 'data.tags: objective "tags" learns tags'),
         (["data.tag_dropout=0.1"], "data.tag_dropout: leaves out hints in pre-training"),
-        (["data.named_tags_only=true"], 'data.named_tags_only: is for objective "captions"'),
-        (["objective=captions", "data.hints=detector"], 'data.hints: is for objective "tags"'),
+        (["data.named_tags_only=true"], "data.named_tags_only: is beside captions only"),
+        (["objective=captions", "data.hints=detector"], 'data.hints: is for objectives "tags" and "both"'),
+        (["objective=pairs"], "data.pairs: is needed with objective pairs"),
+        (["objective=both"], "data.pairs: is needed with objective both"),
+        (["objective=both", "data.pairs=p", "data.examples="], "data.examples: is needed with objective both"),
+        (["objective=pairs", "data.pairs=p", "data.regions="], "data.regions: is needed with objective pairs"),
+        (["objective=both", "data.pairs=p", "data.pairs_share=1"], "data.pairs_share: 1.0 leaves one kind out"),
+        (["objective=both", "data.pairs=p", "data.pairs_tags=file"], "data.tag_file: is needed with data.pairs_tags"),
+        (["objective=both", "data.pairs=p", "data.tags=none"], 'data.tags: objective "both" learns tags'),
         (["data.hints=file"], "data.tag_file: is needed"),
         (["tracking.validate_every=5 steps"], "tracking.validate_every: needs data.validation_regions"),
     ],
@@ -222,7 +229,7 @@ def test_evaluation_configurations(tmp_path: Path) -> None:
 
 def test_every_configuration_file_loads() -> None:
     files = sorted(configs_dir().rglob("*.yaml"))
-    assert {path.name for path in files} >= {"world.yaml", "forkme.yaml", "one_mask.yaml", "no_hungarian.yaml"}
+    assert {path.name for path in files} >= {"world.yaml", "forkme.yaml", "table6_one_mask.yaml", "mask_15.yaml"}
     for path in files:
         config = load_eval_config(path) if path.parent.name == "eval" else load_config(path)
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -231,11 +238,37 @@ def test_every_configuration_file_loads() -> None:
         assert not Path(config.out).is_absolute()
 
 
-def test_ablations_differ_from_their_base_in_one_field() -> None:
-    base = dataclasses.asdict(load_config(configs_dir() / "world.yaml"))
-    for path in sorted((configs_dir() / "ablations").glob("*.yaml")):
-        changed = dict(leaves(dataclasses.asdict(load_config(path))) - leaves(base))
-        assert len(changed) == 2 and "out" in changed, f"{path}: {changed}"
+PAIRS = {"objective", "data.pairs", "data.pairs_regions", "data.tag_dropout", "data.captions_per_picture",
+         "masking.caption", "optim.duration"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("table4_none", {"init"}),
+        ("table4_pairs", PAIRS),
+        ("table4_pairs_and_tags", PAIRS | {"data.pairs_share"}),
+        ("table5_none", {"init"}),
+        ("table5_boxed", {"data.vocabulary"}),
+        ("table5_all", set()),
+        ("table6_one_mask", {"masking.at_most"}),
+        ("table6_no_hungarian", {"loss.hungarian"}),
+        ("table6_hungarian", set()),
+        ("mask_15", {"masking.share_max"}),
+    ],
+)
+def test_ablations_differ_from_their_base_in_what_they_are_about(name: str, fields: set[str]) -> None:
+    """Without pre-training that is the configuration of fine-tuning."""
+    base = configs_dir() / ("finetune/world.yaml" if name.endswith("none") else "world.yaml")
+    found = dataclasses.asdict(load_config(configs_dir() / "ablations" / f"{name}.yaml"))
+    changed = dict(leaves(found) - leaves(dataclasses.asdict(load_config(base))))
+    assert Path(changed.pop("out")).parent == Path("runs/ablations") / name and changed.keys() == fields
+
+
+def test_every_ablation_is_checked() -> None:
+    marks = test_ablations_differ_from_their_base_in_what_they_are_about.pytestmark
+    checked = {name for name, _ in marks[0].args[1]}
+    assert {path.stem for path in (configs_dir() / "ablations").glob("*.yaml")} == checked
 
 
 def leaves(tree: dict, prefix: str = "") -> set[tuple[str, object]]:

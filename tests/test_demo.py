@@ -78,10 +78,21 @@ def test_every_row_side_by_side(demo: Path, tmp_path: Path):
     out = shutil.copytree(demo, tmp_path / "all")
     vivo("demo", "--out", str(out), "--size", "tiny", "--ablations", "--jobs", "2")
     results = json.loads((out / "results.json").read_text())
-    models = ["none", "vivo", "none_unfrozen", "one_mask", "no_hungarian", "vocab_boxed"]
+    models = ["none", "vivo", "none_unfrozen", "pairs", "pairs_and_tags", "one_mask", "no_hungarian", "vocab_boxed"]
     controls = [f"{model}, {control}" for model in models for control in ("no tags", "other picture")]
     assert [r["name"] for r in results["rows"]] == [*models, "copy", *controls]
     assert len(results["claims"]) == 6 and results["jobs"] == "2" and results["stage_seconds"]["wall"] > 0
+    tables = json.loads((out / "ablations.json").read_text())
+    assert list(tables["rows"]) == sorted(models) and all(row["seeds"] == [0] for row in tables["rows"].values())
+    arms = [arm["rows"] for table in tables["tables"].values() for arm in table.values()]
+    assert arms == [["none"], ["pairs"], ["pairs_and_tags"], ["vivo"], ["none"], ["vocab_boxed"], ["vivo"],
+                    ["one_mask"], ["no_hungarian"], ["vivo"]]  # fmt: skip
+    # the same numbers as in the demo's own table, and the same tables from the folder alone
+    for name, row in tables["rows"].items():
+        assert row["scores"]["overall"]["CIDEr"] == results["summary"][name]["overall"]["CIDEr"]
+    again = tmp_path / "again.md"
+    run(sys.executable, "eval/ablation_table.py", str(out), "--out", str(again))
+    assert again.read_text() == (out / "ablations.md").read_text()
     for folder in (out / "rows").glob("*/seed0/*/model"):
         notice = (folder / "ATTRIBUTION.txt").read_text()
         assert "OpenMoji" in notice and "Apache" in notice

@@ -16,6 +16,7 @@ from vivo.data.regions import RegionStore
 from vivo.data.types import CaptionExample
 from vivo.demo.pipeline import world_benchmark
 from vivo.demo.sizes import SIZES
+from vivo.durations import parse_duration
 from vivo.errors import UserError
 from vivo.experiment import stages
 from vivo.experiment.benchmark import Goals
@@ -124,15 +125,27 @@ def test_trainings_of_the_plan_are_those_of_the_ablation_files(tiny_world: Path)
     plans = {model.name: model for model in world_plan(True).models}
     base = stages.pretrain_config(bench, plans["vivo"], tiny_world / "x", 0)
     assert plans["none"].pretrain is plans["none_unfrozen"].pretrain is None
-    for name in ("one_mask", "no_hungarian", "vocab_boxed"):
+    files = {"one_mask": "table6_one_mask", "no_hungarian": "table6_no_hungarian", "vocab_boxed": "table5_boxed"}
+    for name, stem in files.items():
         config = stages.pretrain_config(bench, plans[name], tiny_world / "x", 0)
-        file = load_config(configs_dir() / "ablations" / f"{name}.yaml")
+        file = load_config(configs_dir() / "ablations" / f"{stem}.yaml")
         assert (asdict(config.masking), asdict(config.loss)) == (asdict(file.masking), asdict(file.loss))
         assert Path(config.data.vocabulary).name == Path(file.data.vocabulary).name
         assert asdict(config.optim) == asdict(base.optim)
         changed = [config.masking != base.masking, config.loss != base.loss, config.data != base.data]
         assert changed.count(True) == 1
     assert Path(config.data.vocabulary).is_file()  # of vocab_boxed, the last one
+    world = load_config(configs_dir() / "world.yaml")
+    for name in ("pairs", "pairs_and_tags"):
+        config = stages.pretrain_config(bench, plans[name], tiny_world / "x", 0)
+        file = load_config(configs_dir() / "ablations" / f"table4_{name}.yaml")
+        assert Path(config.data.pairs).is_file() and Path(config.data.pairs_regions).is_dir()
+        assert config.objective == file.objective and asdict(config.masking) == asdict(file.masking)
+        for key in ("tag_dropout", "captions_per_picture", "pairs_share", "pairs_tags"):
+            assert getattr(config.data, key) == getattr(file.data, key)
+        ratio = parse_duration(file.optim.duration).amount / parse_duration(world.optim.duration).amount
+        whole = parse_duration(base.optim.duration).amount
+        assert plans[name].length == ratio and parse_duration(config.optim.duration).amount == -(-whole * ratio // 1)
     unfrozen = stages.finetune_config(bench, plans["none_unfrozen"], tiny_world / "x", "minilm", 0)
     frozen = stages.finetune_config(bench, plans["none"], tiny_world / "x", "minilm", 0)
     assert (frozen.model.freeze_embeddings, unfrozen.model.freeze_embeddings) == (True, False)

@@ -51,7 +51,7 @@ def test_configurations_are_found_without_the_checkout(wheel: zipfile.ZipFile, t
     wheel.extractall(tmp_path)
     code = (
         "from vivo.config import configs_dir, load_config; "
-        "print(load_config(configs_dir() / 'ablations' / 'one_mask.yaml').masking.at_most, configs_dir())"
+        "print(load_config(configs_dir() / 'ablations' / 'table6_one_mask.yaml').masking.at_most, configs_dir())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}

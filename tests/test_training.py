@@ -98,11 +98,22 @@ def test_eight_scenes_are_overfitted_to_exact_captions(tiny_world: Path, tmp_pat
         assert [captions[i][0] for i in ids] == [e.captions[0] for e in single]
 
 
+def pairs_of(world: Path, objective: str) -> list[str]:
+    """Overrides for pre-training with captioned pictures, which lie in a store of their own."""
+    captions, regions = world / "examples" / "captions.jsonl", world / "regions" / "coco"
+    return [f"objective={objective}", f"data.pairs={captions}", f"data.pairs_regions={regions}"]
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_exactly(tiny_world: Path, tmp_path: Path, monkeypatch):
-    """Stopped after update 5 of 8 (checkpoint at 3): the same weights, bit for bit, dropout on."""
+@pytest.mark.parametrize("objective", ["tags", "both"])
+def test_a_killed_run_goes_on_exactly(tiny_world: Path, tmp_path: Path, monkeypatch, objective: str):
+    """Stopped after update 5 of 8 (checkpoint at 3): the same weights, bit for bit, dropout on.
+
+    With both, an epoch of the captions ends in update 15 of theirs, one of the tags in update 20: 3 is in mid-epoch of
+    both, and behind two updates of tags and one of captions.
+    """
     settings = ("optim.duration=8 steps", "optim.warmup=2 steps", "optim.batch_size=8", "tracking.save_every=3 steps",
-                "model.dropout=0.1", "tracking.keep=5")  # fmt: skip
+                "model.dropout=0.1", "tracking.keep=5", *pairs_of(tiny_world, objective))  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(config_for(tiny_world, whole, "tags", *settings))
     run_until(5, config_for(tiny_world, broken, "tags", *settings), monkeypatch)
@@ -115,16 +126,57 @@ def test_a_killed_run_goes_on_exactly(tiny_world: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_not_a_number_stops_before_the_update(tiny_world: Path, tmp_path: Path, monkeypatch):
-    import vivo.training.runs as runs
+@pytest.mark.parametrize("objective", ["pairs", "both"])
+def test_pre_training_with_captions(tiny_world: Path, tmp_path: Path, objective: str):
+    """Both kinds of updates are learned, logged apart, and reach every parameter; the vocabulary comes with tags."""
+    steps = 24 if objective == "both" else 12
+    pretrain(config_for(
+        tiny_world, tmp_path, "tags", *pairs_of(tiny_world, objective), f"optim.duration={steps} steps",
+        "optim.warmup=1step", "optim.batch_size=8", "masking.caption=dense", "data.captions_per_picture=2",
+        "data.pairs_tags=detector", "data.tag_dropout=0.5", "loss.competing=used", "model.tag_slots=caption",
+        f"data.hints={'detector' if objective == 'both' else 'none'}", "tracking.save_every=1step",
+    ))  # fmt: skip
+    records = read_records(tmp_path / "metrics.jsonl")
+    kinds = {kind: [r[f"{kind}/loss"] for r in records if f"{kind}/loss" in r] for kind in ("tags", "pairs")}
+    if objective == "both":
+        assert len(kinds["tags"]) == len(kinds["pairs"]) == 12
+        assert ["pairs/loss" in r for r in records] == [False, True] * 12
+        assert all(losses[-1] < losses[0] for losses in kinds.values())
+        assert all(0 <= r["tags/matchable_pictures"] <= 1 for r in records if "tags/loss" in r)
+    else:
+        assert not kinds["tags"] and records[-1]["loss"] < records[0]["loss"]
+    assert (tmp_path / "model" / "tag_vocabulary.json").is_file() == (objective == "both")
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert saved["training_stage"] == objective
+    # what has an optimizer state after the second update has had a gradient
+    first = load_file(list_checkpoints(tmp_path / "checkpoints")[0] / "optimizer.safetensors")
+    moved = [name for name, value in first.items() if name.endswith("exp_avg") and value.any()]
+    assert len(moved) == len([name for name in first if name.endswith("exp_avg")])
 
-    real = runs.tag_set_loss
+
+@pytest.mark.slow
+def test_captioned_pictures_of_another_detector_are_refused(tiny_world: Path, tmp_path: Path):
+    store = RegionStore(tiny_world / "regions" / "coco")
+    foreign = tmp_path / "foreign"
+    with RegionStoreWriter(foreign, dict(store.detector) | {"name": "another"}, store.feature_size) as writer:
+        for image_id in store.image_ids:
+            writer.write(image_id, store[image_id])
+    settings = [*pairs_of(tiny_world, "both"), f"data.pairs_regions={foreign}", "optim.duration=1 steps"]
+    with pytest.raises(UserError, match="another"):
+        pretrain(config_for(tiny_world, tmp_path / "run", "tags", *settings, "optim.warmup="))
+
+
+@pytest.mark.slow
+def test_not_a_number_stops_before_the_update(tiny_world: Path, tmp_path: Path, monkeypatch):
+    import vivo.training.tasks as tasks
+
+    real = tasks.tag_set_loss
 
     def broken(*arguments):
         result = real(*arguments)
         return result | {"loss": result["loss"] * float("nan")}
 
-    monkeypatch.setattr(runs, "tag_set_loss", broken)
+    monkeypatch.setattr(tasks, "tag_set_loss", broken)
     with pytest.raises(UserError, match=r"step 0: loss nan.*stopped before the update. Pictures"):
         pretrain(
             config_for(

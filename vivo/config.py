@@ -62,8 +62,15 @@ class DataConfig:
 
     # RegionStore of the training pictures.
     regions: str = ""
-    # What to learn from them: image-level labels (objective tags) or COCO-style captions (objective captions).
+    # What to learn from them: image-level labels (objectives tags, both) or COCO-style captions (objective captions).
     examples: str = ""
+    # Objectives pairs and both: captioned pictures (as `examples` of fine-tuning), their RegionStore, of the same
+    # detector ("" = `regions`), and the tags that the model sees beside their captions: as `tags` of fine-tuning.
+    pairs: str = ""
+    pairs_regions: str = ""
+    pairs_tags: str = one_of("detector", "labels", "both", "none", "file")
+    # Objective both: share of the updates that are of pairs, spread evenly; with 0.5 they alternate, tags first.
+    pairs_share: float = between(0.5, 0.0, 1.0)
     # RegionStore and references of the pictures that are captioned (or tagged) during training; "" = none.
     validation_regions: str = ""
     validation_references: str = ""
@@ -75,17 +82,18 @@ class DataConfig:
     # Pre-training: other tags that the model sees beside those it must predict, and never has to predict
     # itself: none, the detector's class names, or those of `tag_file`. They are what there is at inference.
     hints: str = one_of("none", "detector", "file")
-    # Fine-tuning: leave out tags that no training caption names. A tag that is there but never
+    # Beside captions: leave out tags that no training caption names. A tag that is there but never
     # said teaches not to say it, and so takes back what pre-training has taught.
     named_tags_only: bool = False
     # For tags: self, the model folder of pretrain/train.py; "" = `init`.
     tagger: str = ""
-    # Share of a picture's tags (fine-tuning; hints in pre-training) and of its regions left out at random in training.
+    # Share of a picture's tags (beside captions; hints beside masked tags) and of its regions left out at random in
+    # training.
     tag_dropout: float = between(0.0, 0.0, 1.0)
     region_dropout: float = between(0.0, 0.0, 1.0)
     # JSON list of the tag names that pre-training keeps; "" keeps every tag.
     vocabulary: str = ""
-    # Captions of one picture in one batch row; they share the pass over its regions and tags.
+    # Captions of one picture in one batch row (fine-tuning, pairs); they share the pass over its regions and tags.
     captions_per_picture: int = at_least(1, 1)
     # Loader processes; 0 reads in the training process.
     workers: int = at_least(0, 0)
@@ -103,8 +111,8 @@ class MaskingConfig:
     # Share of the masked tags of several pieces that are asked for piece by piece, as captions are written;
     # 0 = the paper, whole tags only.
     next_piece: float = between(0.0, 0.0, 1.0)
-    # Captions: "masked" hides a share of the tokens (the paper); "dense" asks for every token in one pass,
-    # each from the true tokens to its left.
+    # Captions, in fine-tuning and as pairs of pre-training: "masked" hides a share of the tokens (the paper); "dense"
+    # asks for every token in one pass, each from the true tokens to its left.
     caption: str = one_of("masked", "dense")
     # Share of caption tokens that "masked" hides.
     caption_probability: float = between(0.15, 0.0, 1.0)
@@ -193,8 +201,10 @@ class TrainConfig:
     seed: int = at_least(0, 0)
     # Folder of the run: config.yaml, metrics.jsonl, checkpoints.
     out: str = "runs/debug"
-    # "tags" = visual vocabulary pre-training, "captions" = caption fine-tuning.
-    objective: str = one_of("tags", "captions")
+    # Pre-training: "tags" = visual vocabulary from image-tag pairs (VIVO); "pairs" = masked caption tokens of
+    # image-sentence pairs (as Oscar, without its contrastive loss); "both" = updates of the two kinds by turns (the
+    # paper's Table 4). "captions" = caption fine-tuning.
+    objective: str = one_of("tags", "pairs", "both", "captions")
     # Where the weights start: a checkpoint folder of ours, "minilm" (the text weights that pip brings),
     # the folder of a BERT, or "random".
     init: str = ""
@@ -290,11 +300,16 @@ def _validate_training(config: TrainConfig) -> None:
     model, data, masking, optim, tracking = config.model, config.data, config.masking, config.optim, config.tracking
     if not config.init:
         raise UserError('init: is needed: a checkpoint folder, "minilm", the folder of a BERT, or "random"')
-    for name in ("regions", "examples"):
+    with_tags, with_pairs = config.objective in ("tags", "both"), config.objective in ("pairs", "both")
+    needed = ["pairs"] if config.objective == "pairs" else ["examples", "pairs"] if with_pairs else ["examples"]
+    if config.objective != "pairs" or not data.pairs_regions:
+        needed.insert(0, "regions")
+    for name in needed:
         if not getattr(data, name):
-            raise UserError(f"data.{name}: is needed")
-    if "file" in (data.tags, data.hints) and not data.tag_file:
-        raise UserError("data.tag_file: is needed with data.tags: file and with data.hints: file")
+            raise UserError(f"data.{name}: is needed" + (f" with objective {config.objective}" if with_pairs else ""))
+    for name, read in (("tags", config.objective != "pairs"), ("hints", True), ("pairs_tags", with_pairs)):
+        if read and getattr(data, name) == "file" and not data.tag_file:
+            raise UserError(f"data.tag_file: is needed with data.{name}: file")
     whole, warmup = parse_duration(optim.duration), parse_duration(optim.warmup)
     if not whole.amount:
         raise UserError('optim.duration: is needed, as in "800 steps", "3 epochs" or "1e6 examples"')
@@ -310,18 +325,21 @@ def _validate_training(config: TrainConfig) -> None:
         raise UserError(f"model.heads: {model.heads} does not divide model.hidden_size, {model.hidden_size}")
     if masking.share_min > masking.share_max:
         raise UserError(f"masking.share_min: {masking.share_min} is more than masking.share_max, {masking.share_max}")
-    if config.objective == "tags":
+    if with_tags:
         if data.tags == "none":
-            raise UserError('data.tags: objective "tags" learns tags and cannot do without any')
+            raise UserError(f'data.tags: objective "{config.objective}" learns tags and cannot do without any')
         if data.tags == "self":
             raise UserError('data.tags: "self" needs a pre-trained model; it is for objective "captions"')
+    elif data.hints != "none":
+        raise UserError('data.hints: is for objectives "tags" and "both"; leave it out')
+    if config.objective == "tags":
         for name, neutral in (("captions_per_picture", 1), ("named_tags_only", False)):
             if getattr(data, name) != neutral:
-                raise UserError(f'data.{name}: is for objective "captions"; leave it out of pre-training')
+                raise UserError(f'data.{name}: is beside captions only; leave it out with objective "tags"')
         if data.tag_dropout and data.hints == "none":
             raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
-    elif data.hints != "none":
-        raise UserError('data.hints: is for objective "tags"; leave it out of fine-tuning')
+    if config.objective == "both" and not 0 < data.pairs_share < 1:
+        raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
     if tracking.validate_every and not data.validation_regions:
         raise UserError("tracking.validate_every: needs data.validation_regions")
     if tracking.best and not tracking.validate_every:

@@ -17,6 +17,11 @@ class Duration:
     def __str__(self) -> str:
         return f"{self.amount:g} {self.unit}"
 
+    def times(self, factor: float) -> "Duration":
+        """So many times as long; steps are rounded up."""
+        amount = round(self.amount * factor, 6)
+        return Duration(math.ceil(amount) if self.unit == "steps" else amount, self.unit)
+
     def steps(self, batch_size: int, examples: int, whole: int | None = None) -> int:
         """As updates, rounded up.
 

@@ -1,4 +1,4 @@
-"""The whole model: VivoConfig, VivoModel, VivoForTagPretraining, VivoForCaptioning.
+"""The whole model: VivoConfig, VivoModel, and with a head VivoForTagPretraining, VivoForCaptioning, VivoForPretraining.
 
 One BERT-shaped encoder (post-norm) reads caption, tags and regions. Text gets word + position +
 segment embeddings; a region gets one linear projection of [features ; six box numbers] and neither
@@ -44,7 +44,8 @@ class VivoConfig(PreTrainedConfig):
     `tag_slots`: where the tags to predict stand in pre-training, "tags" (segment and positions of tags) or "caption"
     (those of the words of a caption).
     `region_fingerprint` names the RegionStore whose features the weights know; `training_stage` is
-    "" (not trained), "tags" (knows a visual vocabulary, cannot caption yet) or "captions".
+    "" (not trained), the objective of pre-training ("tags", "pairs", "both": with tags it knows a visual vocabulary; it
+    is not fine-tuned yet) or "captions".
     """
 
     model_type = "vivo"
@@ -394,7 +395,7 @@ class VivoModel(VivoPreTrainedModel):
 
 
 class _VivoWithHead(VivoPreTrainedModel):
-    """Encoder and tied head: both stages have the same parameters, so either loads the other's checkpoint."""
+    """Encoder and tied head: all stages have the same parameters, so each loads the others' checkpoints."""
 
     def __init__(self, config: VivoConfig):
         super().__init__(config)
@@ -432,11 +433,7 @@ class _VivoWithHead(VivoPreTrainedModel):
             batch.get("tag_words"),
         )
 
-
-class VivoForTagPretraining(_VivoWithHead):
-    """Masked-tag prediction over tags + regions."""
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def tag_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits at masked tag slots only.
 
         Args:
@@ -444,18 +441,14 @@ class VivoForTagPretraining(_VivoWithHead):
                 flattened [B * T] tag tokens.
 
         Returns:
-            {"logits": [K, V]} for the K masked tag tokens of the batch, in the order of `slot_index`;
+            [K, V] for the K masked tag tokens of the batch, in the order of `slot_index`;
             [K, P] where the batch names P `competing` pieces.
         """
         tags = batch["tag_ids"].shape[1]
         slots = context_places(batch["slot_index"], tags, tags + batch["region_mask"].shape[1])
-        return {"logits": self.logits(self.encode_context(batch, slots).hidden, batch.get("competing"))}
+        return self.logits(self.encode_context(batch, slots).hidden, batch.get("competing"))
 
-
-class VivoForCaptioning(_VivoWithHead):
-    """Caption tokens given tags and regions."""
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def caption_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits at supervised caption positions only.
 
         Args:
@@ -463,7 +456,7 @@ class VivoForCaptioning(_VivoWithHead):
                 flattened [B * L] text elements; `text_mask` bool [B, L, L].
 
         Returns:
-            {"logits": [K, V]} in the order of `target_index`; [K, P] where the batch names P `competing` pieces.
+            [K, V] in the order of `target_index`; [K, P] where the batch names P `competing` pieces.
         """
         targets = batch["target_index"]
         context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
@@ -475,7 +468,32 @@ class VivoForCaptioning(_VivoWithHead):
             places=batch.get("text_places"),
             wanted=targets,
         )
-        return {"logits": self.logits(hidden, batch.get("competing"))}
+        return self.logits(hidden, batch.get("competing"))
+
+
+class VivoForTagPretraining(_VivoWithHead):
+    """Masked-tag prediction over tags + regions."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"logits"}, see `tag_logits`."""
+        return {"logits": self.tag_logits(batch)}
+
+
+class VivoForCaptioning(_VivoWithHead):
+    """Caption tokens given tags and regions: in fine-tuning, and in pre-training on image-sentence pairs alone."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"logits"}, see `caption_logits`."""
+        return {"logits": self.caption_logits(batch)}
+
+
+class VivoForPretraining(_VivoWithHead):
+    """Masked tags or caption tokens, whichever a batch asks for (objective "both"). Either kind reaches every
+    parameter (text goes through the layers whose context output is not read), so DDP searches no unused ones."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"logits"} of `caption_logits` for a CaptionBatch, of `tag_logits` for a TagBatch."""
+        return {"logits": self.caption_logits(batch) if "text_ids" in batch else self.tag_logits(batch)}
 
 
 AutoConfig.register("vivo", VivoConfig)

@@ -41,7 +41,7 @@ class SelfTagger:
     """A pre-trained model with the tag vocabulary that it may write.
 
     Args:
-        model: trained with the objective "tags".
+        model: trained with the objective "tags" or "both".
         names: the vocabulary; tags that are too long for the model's tag places are left out.
         thresholds: number of pieces -> least score of a tag that is written; see `fit_thresholds`.
 
@@ -56,9 +56,9 @@ class SelfTagger:
         names: Sequence[str],
         thresholds: Mapping[int, float] | None = None,
     ):
-        if model.config.training_stage != "tags":
+        if model.config.training_stage not in ("tags", "both"):
             raise UserError(
-                f'self-tagging needs the pre-trained model (stage "tags"), this one is of stage '
+                f'self-tagging needs the pre-trained model (stage "tags" or "both"), this one is of stage '
                 f'"{model.config.training_stage}"; give the model folder of pretrain/train.py'
             )
         self.model, self.tokenizer, self.limits = model.eval(), tokenizer, Limits.of(model.config)

@@ -11,11 +11,15 @@ from vivo.data.text import load_tokenizer
 from vivo.demo import prepare
 from vivo.demo.sizes import SIZES, Size
 from vivo.detectors.base import load_detector
+from vivo.experiment.ablation_text import write_ablations
+from vivo.experiment.ablations import make_ablations
 from vivo.experiment.benchmark import Benchmark
-from vivo.experiment.plan import world_plan
+from vivo.experiment.plan import VIVO, world_plan
 from vivo.experiment.run import run_comparison
+from vivo.experiment.run_folders import read_runs
 from vivo.experiment.stages import NOTICE, Clock, console
 from vivo.files import atomic_folder
+from vivo.metrics.nocaps import SplitScorer
 from vivo.modeling import VivoForCaptioning
 from vivo.weights import load_model
 from vivo.world.glyphs import attribution
@@ -49,8 +53,11 @@ def run_demo(
         clock.run("examples", lambda: prepare.make_examples(out))
         clock.run("regions", lambda: prepare.make_regions(out))
         plan = world_plan(ablations or extent.all_rows)
-        run_comparison(out, world_benchmark(out, extent), plan, seeds or extent.seeds, clock, extra, jobs)
+        bench = world_benchmark(out, extent)
+        run_comparison(out, bench, plan, seeds or extent.seeds, clock, extra, jobs)
         clock.run("captioner", lambda: save_captioner(out))
+        if ablations or extent.all_rows:
+            clock.run("ablation tables", lambda: save_ablations(out, bench))
     finally:
         clock.lap()
     console.print(f"results {out / 'results.json'}, page {out / 'report.html'}, captioner {out / 'vivo'}")
@@ -83,6 +90,13 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
         pretrain=length(size.pretrain_steps),
         finetune=length(size.finetune_steps),
     )
+
+
+def save_ablations(out: Path, bench: Benchmark) -> None:
+    """DIR/ablations.md and .json: the paper's Tables 4 to 6, as eval/ablation_table.py makes them of DIR."""
+    trained, left_out = read_runs([out])
+    scorer = SplitScorer(*bench.evaluation_set())
+    write_ablations(out, make_ablations(trained, left_out, VIVO.name, scorer))
 
 
 def weights_notice() -> str:

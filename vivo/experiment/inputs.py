@@ -20,7 +20,10 @@ from vivo.files import atomic_write_json
 
 FILE = "experiment.json"
 # Fields that hold a path: told by what is there, so that a folder may be moved.
-_PATHS = {"regions", "examples", "validation_regions", "validation_references", "tag_file", "vocabulary", "tagger"}
+_PATHS = {
+    "regions", "examples", "pairs", "pairs_regions", "validation_regions", "validation_references", "tag_file",
+    "vocabulary", "tagger",
+}  # fmt: skip
 # Fields that change nothing that is learned. (Seed and init are those of any run, unless an override fixes them.)
 _FREE = {"out", "tracking", "workers", "engine"}
 

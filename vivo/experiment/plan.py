@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """A model: overrides of configs/world.yaml (None: no pre-training) and of configs/finetune/world.yaml."""
+    """A model: overrides of configs/world.yaml (None: no pre-training) and of configs/finetune/world.yaml.
+
+    length: updates of pre-training, as a multiple of the benchmark's.
+    """
 
     name: str
     pretrain: tuple[str, ...] | None
     finetune: tuple[str, ...] = ()
+    length: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
 
 
+# Image-sentence pairs in pre-training: the captioned pictures of fine-tuning (a benchmark has no others), read as
+# fine-tuning reads them.
+_PAIRS = (
+    "data.pairs={captions}",
+    "data.pairs_regions={caption_regions}",
+    "data.tag_dropout=0.5",
+    "data.captions_per_picture=2",
+    "masking.caption=dense",
+)
 UNFROZEN = ("model.freeze_embeddings=false", "model.freeze_head_bias=false")
 
 NONE = ModelPlan("none", None)
@@ -48,6 +61,9 @@ VIVO = ModelPlan("vivo", ())
 NONE_UNFROZEN = ModelPlan("none_unfrozen", None, UNFROZEN)
 ABLATIONS = [
     NONE_UNFROZEN,
+    # "pairs" has a quarter of VIVO's updates, "pairs_and_tags" the updates of both
+    ModelPlan("pairs", ("objective=pairs", *_PAIRS), length=0.25),
+    ModelPlan("pairs_and_tags", ("objective=both", *_PAIRS, "data.pairs_share=0.2"), length=1.25),
     ModelPlan("one_mask", ("masking.at_most=1",)),
     ModelPlan("no_hungarian", ("loss.hungarian=false",)),
     ModelPlan("vocab_boxed", ("data.vocabulary={examples}/boxed_classes.json",)),
@@ -59,6 +75,8 @@ _MAIN_ROWS = [
 ]
 _ABLATION_ROWS = [
     Row("none_unfrozen", "no pre-training, word embeddings trained too", "none_unfrozen"),
+    Row("pairs", "pre-training on captions instead of tags (paper's Table 4)", "pairs"),
+    Row("pairs_and_tags", "pre-training on captions and tags by turns (paper's Table 4)", "pairs_and_tags"),
     Row("one_mask", "VIVO with one masked tag a picture (paper's Table 6)", "one_mask"),
     Row("no_hungarian", "VIVO without matching (paper's Table 6)", "no_hungarian"),
     Row("vocab_boxed", "VIVO on tags of boxed classes only (paper's Table 5)", "vocab_boxed"),

@@ -10,6 +10,7 @@ from rich.console import Console
 from vivo.config import TrainConfig, configs_dir, load_config, load_eval_config
 from vivo.data.predictions import write_predictions
 from vivo.data.regions import RegionStore
+from vivo.durations import parse_duration
 from vivo.experiment.benchmark import Benchmark
 from vivo.experiment.plan import VIVO, ModelPlan, Row
 from vivo.files import atomic_write_json, atomic_write_text
@@ -94,7 +95,12 @@ def _leave_notice(model: Path, notice: str) -> None:
 
 def pretrain_config(bench: Benchmark, plan: ModelPlan, run: Path, seed: int) -> TrainConfig:
     """The benchmark's configuration of pre-training, for this run."""
-    return _config(
+    places = {
+        "examples": bench.pair_examples.parent,
+        "captions": bench.caption_examples,
+        "caption_regions": bench.caption_regions,
+    }
+    config = _config(
         bench.configs[0],
         f"out={run}",
         "init=minilm",
@@ -102,8 +108,10 @@ def pretrain_config(bench: Benchmark, plan: ModelPlan, run: Path, seed: int) -> 
         f"data.regions={bench.pair_regions}",
         f"data.examples={bench.pair_examples}",
         *bench.pretrain,
-        *(override.format(examples=bench.pair_examples.parent) for override in plan.pretrain or ()),
+        *(override.format(**places) for override in plan.pretrain or ()),
     )
+    config.optim.duration = str(parse_duration(config.optim.duration).times(plan.length))
+    return config
 
 
 def finetune_config(

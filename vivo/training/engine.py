@@ -62,12 +62,14 @@ def run_training(
     collator: Callable[[Sequence[Any]], Batch],
     loss: Loss,
     finish: Callable[[Path], None],
+    order: Callable[..., StepBatches] = StepBatches,
 ) -> Path:
     """Train `model` on `data` as `config` says.
 
     Args:
         model: at step 0. data: has `image_ids`. collator: examples to a batch.
         loss: see `loop.Training.loss_of`. finish: adds files to the final model's folder.
+        order: which pictures are in which update.
 
     Returns:
         `out`/model, the final weights (their averages where `optim.ema` is above 0).
@@ -95,7 +97,7 @@ def run_training(
         load_checkpoint(begun.path, plain, optimizer, averages)
         if accelerator.scaler is not None and "scaler" in begun.extra:
             accelerator.scaler.load_state_dict(begun.extra["scaler"])
-    sampler = StepBatches(
+    sampler = order(
         len(data),
         config.optim.batch_size,
         config.seed,
@@ -182,6 +184,7 @@ def identity(config: TrainConfig, image_ids: Sequence[str]) -> dict[str, Any]:
         "seed": config.seed,
         "batch_size": config.optim.batch_size,
         "objective": config.objective,
+        **({"pairs_share": config.data.pairs_share} if config.objective == "both" else {}),
         "pictures": len(image_ids),
         "examples": examples[:16],
     }

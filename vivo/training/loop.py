@@ -21,6 +21,7 @@ from vivo.data.collate import Batch, to_device
 from vivo.training.averages import Averages
 from vivo.training.gradients import Loss, accumulate, check_all_have_gradients
 from vivo.training.interruption import Interruption, Stopped
+from vivo.training.means import means
 from vivo.training.nonfinite import stop_before_update
 from vivo.training.runtime import seed_step
 from vivo.training.schedule import Schedule
@@ -37,8 +38,8 @@ class Training:
         start: updates done before.
         model, optimizer: prepared by `accelerator`.
         batches: this process's micro-batches, `micro_batches` of them an update.
-        loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}. The log has
-            each sum per token, or per picture where its name ends in "_pictures".
+        loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}, the same
+            names on every process. The log has them as `vivo.training.means` says.
         validate: called on all processes with the unwrapped model when `schedule` says so.
         save: called on all processes with the number of updates done, to write a checkpoint.
     """
@@ -101,8 +102,8 @@ def train(run: Training) -> None:
         record = None
         if schedule.due(schedule.log_every, done):
             seconds = time.monotonic() - since
-            tokens = max(1.0, sums.pop("count"))
-            record = {n: value / (pictures if n.endswith("_pictures") else tokens) for n, value in sums.items()}
+            tokens = max(1.0, sums["count"])
+            record = means(sums, pictures)
             record |= {
                 "lr": run.optimizer.param_groups[0]["lr"],
                 "gradient_norm": norm,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vivo.errors import UserError
-from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
 from vivo.training.gradients import Loss
 from vivo.training.nonfinite import load_batch, pictures_not_finite
 from vivo.training.runtime import seed_step
@@ -17,7 +17,7 @@ from vivo.training.runtime import seed_step
 
 def replay(
     folder: Path,
-    model_class: type[VivoForTagPretraining | VivoForCaptioning],
+    model_class: type[VivoForTagPretraining | VivoForCaptioning | VivoForPretraining],
     loss_of: Loss,
     say: Callable[[str], None] = print,
 ) -> bool:

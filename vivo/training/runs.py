@@ -1,131 +1,82 @@
-"""The two training programs, assembled: `pretrain` (tags) and `finetune` (captions): data, model, loss.
+"""The two training programs, assembled: `pretrain` (tags, image-sentence pairs or both) and `finetune` (captions).
 
 pretrain/train.py and finetune/train.py parse a configuration and call these.
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vivo.config import TrainConfig
-from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
-from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
-from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.collate import Limits
 from vivo.data.regions import RegionStore
-from vivo.data.text import load_tokenizer, used_pieces
+from vivo.data.text import load_tokenizer
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
-from vivo.losses import caption_loss, tag_set_loss
-from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
-from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
+from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
+from vivo.self_tagging import SelfTagger, save_tag_vocabulary
 from vivo.training.engine import run_training
-from vivo.training.gradients import Loss
 from vivo.training.replay import replay
 from vivo.training.runtime import seed_start
+from vivo.training.tasks import both_tasks, caption_pictures, caption_task, loss_of, tag_pictures, tag_task
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
-Model = VivoForTagPretraining | VivoForCaptioning
+PRETRAINED = {"tags": VivoForTagPretraining, "pairs": VivoForCaptioning, "both": VivoForPretraining}
+"""Which model each objective of pre-training trains; their parameters are the same."""
+Model = VivoForTagPretraining | VivoForCaptioning | VivoForPretraining
 
 
 def pretrain(config: TrainConfig) -> Path:
-    """Masked-tag pre-training on image-tag pairs. Returns the folder of the trained model."""
-    store = RegionStore(config.data.regions)
-    examples = read_tag_examples(config.data.examples)
-    vocabulary = read_vocabulary(config.data.vocabulary)
-    source = open_tag_source(config.data.tags, store, [], config.data.tag_file)
-    hints = open_tag_source(config.data.hints, store, [], config.data.tag_file)
-    data = TagPictures(examples, store, source, vocabulary, config.data.region_dropout, config.seed, hints)
-    tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
-    masking = config.masking
-    collator = TagCollator(
-        tokenizer,
-        Limits.of(model.config),
-        config.seed,
-        masking.share_min,
-        masking.share_max,
-        masking.at_most,
-        masking.next_piece,
-        config.data.tag_dropout,
-        competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
-    )
+    """Pre-training with the objective "tags", "pairs" or "both". Returns the folder of the trained model."""
+    data = config.data
+    tags = tag_pictures(config) if config.objective != "pairs" else None
+    pairs = None
+    if config.objective != "tags":
+        pairs = caption_pictures(config, data.pairs, data.pairs_regions or data.regions, data.pairs_tags)
+    tokenizer, model = starting_model(config, PRETRAINED[config.objective], (tags or pairs).store, config.objective)
+    limits = Limits.of(model.config)
+    if tags and pairs:
+        pairs.store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
+        pairs.store.check_all_fit(model.config.max_regions)
+    tasks = [tag_task(config, tags, tokenizer, limits)] if tags else []
+    tasks += [caption_task(config, pairs, tokenizer, limits)] if pairs else []
+    task = tasks[0] if len(tasks) == 1 else both_tasks(config, *tasks)
 
     def write_vocabulary(folder: Path) -> None:
-        save_tag_vocabulary(folder, model, tokenizer, data)
+        if tags:
+            save_tag_vocabulary(folder, model, tokenizer, tags)
 
-    return run_training(config, tokenizer, model, data, collator, tag_loss_of(config), write_vocabulary)
+    return run_training(
+        config, tokenizer, model, task.data, task.collator, task.loss, write_vocabulary, order=task.order
+    )
 
 
 def finetune(config: TrainConfig) -> Path:
     """Caption fine-tuning on image-sentence pairs. Returns the folder of the trained model."""
-    store = RegionStore(config.data.regions)
-    examples = read_caption_examples(config.data.examples)
     tagger = config.data.tagger or config.init
-    source = open_tag_source(config.data.tags, store, [e.image_id for e in examples], config.data.tag_file, tagger)
-    data = CaptionPictures(
-        examples, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only
-    )
-    tokenizer, model = starting_model(config, VivoForCaptioning, store, "captions")
-    masking = config.masking
-    collator = CaptionCollator(
-        tokenizer,
-        Limits.of(model.config),
-        config.seed,
-        masking.caption,
-        masking.caption_probability,
-        config.data.captions_per_picture,
-        config.data.tag_dropout,
-        competing_pieces(config, tokenizer, (caption for e in examples for caption in e.captions)),
-    )
+    data = caption_pictures(config, config.data.examples, config.data.regions, config.data.tags, tagger)
+    tokenizer, model = starting_model(config, VivoForCaptioning, data.store, "captions")
 
     def keep_tagger(folder: Path) -> None:
         if config.data.tags == "self":  # at inference the same model writes the tags
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
-    return run_training(config, tokenizer, model, data, collator, caption_loss_of(config), keep_tagger)
+    task = caption_task(config, data, tokenizer, Limits.of(model.config))
+    return run_training(config, tokenizer, model, task.data, task.collator, task.loss, keep_tagger)
 
 
 def replay_pretrain(config: TrainConfig, folder: Path) -> bool:
     """A stopped update of pre-training, run again; see `vivo.training.replay`."""
-    return replay(folder, VivoForTagPretraining, tag_loss_of(config))
+    return replay(folder, PRETRAINED[config.objective], loss_of(config))
 
 
 def replay_finetune(config: TrainConfig, folder: Path) -> bool:
     """A stopped update of fine-tuning, run again; see `vivo.training.replay`."""
-    return replay(folder, VivoForCaptioning, caption_loss_of(config))
-
-
-def tag_loss_of(config: TrainConfig) -> Loss:
-    """The masked-tag loss of `config`, and how many pictures have tags that can be exchanged."""
-
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        losses = tag_set_loss(
-            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
-        )
-        return losses | {"matchable_pictures": batch["matchable"].sum()}
-
-    return loss
-
-
-def caption_loss_of(config: TrainConfig) -> Loss:
-    """The caption loss of `config`."""
-
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
-
-    return loss
-
-
-def competing_pieces(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Tensor | None:
-    """int64 [P]: the pieces that these texts (and the end of a caption) use, None where all compete."""
-    if config.loss.competing == "all":
-        return None
-    return torch.tensor(used_pieces(tokenizer, texts), dtype=torch.int64)
+    return replay(folder, VivoForCaptioning, loss_of(config))
 
 
 def starting_model(

@@ -1,0 +1,158 @@
+"""What a run learns from: pictures, how they become batches, in which order, and what is minimised on them.
+
+    tags       masked tags of image-tag pairs (VIVO's pre-training, Hu et al. 2021, section 3.2)
+    captions   masked caption tokens of image-sentence pairs: fine-tuning, and pre-training with objective "pairs"
+    both       updates of the two kinds by turns (vivo/data/mixed.py)
+
+A caption reads tags and regions, which never see it, in pre-training as in fine-tuning: one mask for both stages, so
+what is learned there is what captioning asks for. (In Oscar's pre-training all parts see each other.)
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from vivo.config import TrainConfig
+from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
+from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
+from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.mixed import MixedBatches, MixedCollator, MixedPictures
+from vivo.data.regions import RegionStore
+from vivo.data.sampler import StepBatches
+from vivo.data.text import used_pieces
+from vivo.losses import caption_loss, tag_set_loss
+from vivo.self_tagging import open_tag_source
+from vivo.training.gradients import Loss
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `vivo.training.runs` trains a model on.
+
+    Attributes:
+        data: pictures, read by (epoch, index). collator: makes a batch of them. loss: see `vivo.training.loop.train`.
+        order: `StepBatches` or what takes its arguments.
+    """
+
+    data: Dataset
+    collator: Any
+    loss: Loss
+    order: Callable[..., StepBatches] = StepBatches
+
+
+def tag_pictures(config: TrainConfig) -> TagPictures:
+    """The image-tag pairs of `data.examples`."""
+    data, store = config.data, RegionStore(config.data.regions)
+    return TagPictures(
+        read_tag_examples(data.examples),
+        store,
+        open_tag_source(data.tags, store, [], data.tag_file),
+        read_vocabulary(data.vocabulary),
+        data.region_dropout,
+        config.seed,
+        open_tag_source(data.hints, store, [], data.tag_file),
+    )
+
+
+def caption_pictures(config: TrainConfig, examples: str, regions: str, tags: str, tagger: str = "") -> CaptionPictures:
+    """Image-sentence pairs: caption examples, their RegionStore, and the tags that stand beside the captions."""
+    found, store = read_caption_examples(examples), RegionStore(regions)
+    source = open_tag_source(tags, store, [e.image_id for e in found], config.data.tag_file, tagger)
+    return CaptionPictures(found, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only)
+
+
+def tag_task(config: TrainConfig, data: TagPictures, tokenizer: PreTrainedTokenizerFast, limits: Limits) -> Task:
+    """Predict the masked tags of a picture as a set."""
+    masking = config.masking
+    collator = TagCollator(
+        tokenizer,
+        limits,
+        config.seed,
+        masking.share_min,
+        masking.share_max,
+        masking.at_most,
+        masking.next_piece,
+        config.data.tag_dropout,
+        competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
+    )
+
+    return Task(data, collator, tag_loss_of(config))
+
+
+def caption_task(
+    config: TrainConfig, data: CaptionPictures, tokenizer: PreTrainedTokenizerFast, limits: Limits
+) -> Task:
+    """Predict the masked tokens of captions."""
+    masking = config.masking
+    collator = CaptionCollator(
+        tokenizer,
+        limits,
+        config.seed,
+        masking.caption,
+        masking.caption_probability,
+        config.data.captions_per_picture,
+        config.data.tag_dropout,
+        competing_pieces(config, tokenizer, (caption for e in data.examples for caption in e.captions)),
+    )
+
+    return Task(data, collator, caption_loss_of(config))
+
+
+def both_tasks(config: TrainConfig, tags: Task, pairs: Task) -> Task:
+    """Updates of the two tasks by turns, `data.pairs_share` of them of pairs."""
+    data = MixedPictures(tags.data, pairs.data)
+    order = partial(MixedBatches, tags=len(tags.data), share=config.data.pairs_share)
+    return Task(data, MixedCollator(tags.collator, pairs.collator), both_loss_of(config), order)
+
+
+def loss_of(config: TrainConfig) -> Loss:
+    """The loss of the objective of `config`."""
+    return {"tags": tag_loss_of, "both": both_loss_of}.get(config.objective, caption_loss_of)(config)
+
+
+def tag_loss_of(config: TrainConfig) -> Loss:
+    """The masked-tag loss of `config`, and how many pictures have tags that can be exchanged."""
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        losses = tag_set_loss(
+            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
+        )
+        return losses | {"matchable_pictures": batch["matchable"].sum()}
+
+    return loss
+
+
+def caption_loss_of(config: TrainConfig) -> Loss:
+    """The caption loss of `config`."""
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
+
+    return loss
+
+
+def both_loss_of(config: TrainConfig) -> Loss:
+    """The loss of either kind of batch; its sums stand under the kind's name too ("tags/...", "pairs/...")."""
+    losses = {"tags": tag_loss_of(config), "pairs": caption_loss_of(config)}
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        kind = "pairs" if "text_ids" in batch else "tags"
+        of_kind = losses[kind](output, batch)
+        pictures = torch.tensor(float(len(batch["image_ids"])), device=of_kind["loss"].device)
+        named = {f"{kind}/{name}": value for name, value in of_kind.items()} | {f"{kind}/pictures": pictures}
+        return {"loss": of_kind["loss"], "count": of_kind["count"], **named}
+
+    return loss
+
+
+def competing_pieces(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Tensor | None:
+    """int64 [P]: the pieces that these texts (and the end of a caption) use, None where all compete."""
+    if config.loss.competing == "all":
+        return None
+    return torch.tensor(used_pieces(tokenizer, texts), dtype=torch.int64)
