@@ -48,6 +48,13 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("path", ACCELERATE + [p for p in SLURM if p.suffix == ".sbatch"], ids=lambda path: path.name)
+def test_headers_say_how_to_start_and_what_was_verified(path: Path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("command", "hardware", "verified"):
+        assert any(line.startswith(f"#   {word} ") for line in header), f"{path}: no '{word}' in the header"
+
+
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
 def test_accelerate_reads_its_files(path: Path):
     """No key unknown to accelerate, no default left to be asked for, and the number of processes that the file says."""
