@@ -16,35 +16,35 @@ goes on from it. The trained model lies in <out>/model. Before a long run: --pri
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vivo.config import TrainConfig, load_config
+from vivo.config import load_config
 from vivo.errors import UserError
 from vivo.program import exits_cleanly
 from vivo.training.preview import add_preview_arguments, preview
 
 
 @exits_cleanly
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, load, train."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, look or train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--replay", type=Path, metavar="FOLDER", help="run an update again that was not finite")
     add_preview_arguments(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if config.objective != "captions":
         raise UserError(f"{arguments.config}: objective is {config.objective}; run it with pretrain/train.py")
-    if preview(arguments, config, _train):
-        return
-    print(_train()(config))
+    if preview(arguments, config, "finetune"):
+        return 0
+    from vivo.training import runs  # seconds of imports, only for a configuration that is right
 
-
-def _train() -> Callable[[TrainConfig], Path]:
-    from vivo.training.runs import finetune  # seconds of imports, only for a configuration that is right
-
-    return finetune
+    if arguments.replay:
+        return int(runs.replay_finetune(config, arguments.replay))
+    print(runs.finetune(config))
+    return 0
 
 
 if __name__ == "__main__":

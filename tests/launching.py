@@ -1,4 +1,4 @@
-"""pretrain/extract_regions.py in real processes, for the tests and benchmarks that kill them."""
+"""Our programs in real processes under `accelerate launch`, for the tests and benchmarks that kill them."""
 
 import os
 import signal
@@ -23,20 +23,50 @@ def start_extraction(
         arguments: the program's own.
         log: an open file; default: two pipes.
     """
-    program = ["pretrain/extract_regions.py", *map(str, arguments)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = str(ROOT)  # the code beside this file, whatever is installed
-    environment.pop("OMP_NUM_THREADS", None)
+    return start(processes, ["pretrain/extract_regions.py", *map(str, arguments)], log, OMP_NUM_THREADS="")
+
+
+def start(
+    processes: int,
+    program: Sequence[str],
+    log: IO[str] | int = subprocess.PIPE,
+    node: int = 0,
+    nodes: int = 1,
+    port: int = 0,
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """A program on gloo processes through accelerate, or as a plain program.
+
+    Args:
+        processes: of all nodes together; 1: without a launcher.
+        program: its path from the repository's root, and its arguments.
+        log: an open file for both outputs; default: two pipes.
+        node, nodes: this launcher's number among several on this machine. port: theirs in common.
+        environment: variables of the processes; threads: one each, unless OMP_NUM_THREADS is given as "".
+    """
+    variables = os.environ | {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    variables |= {"PYTHONPATH": str(ROOT)} | environment  # the code beside this file, whatever is installed
+    if not variables["OMP_NUM_THREADS"]:
+        del variables["OMP_NUM_THREADS"]
+    launch: list[str] = []
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         # --cpu would silently start one process: --multi_gpu with no GPU gives gloo (accelerate#2741)
-        program = [
-            "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no",
-            "--dynamo_backend", "no", "--num_processes", str(processes), "--main_process_port", str(port), *program,
+        launch = [
+            "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", str(nodes), "--mixed_precision", "no",
+            "--dynamo_backend", "no", "--num_processes", str(processes),
+            "--main_process_port", str(port or free_port()),
         ]  # fmt: skip
-    return subprocess.Popen([sys.executable, *program], cwd=ROOT, env=environment, text=True, stdout=log, stderr=log)
+        if nodes > 1:
+            launch += ["--machine_rank", str(node), "--main_process_ip", "127.0.0.1"]
+    command = [sys.executable, *launch, *program]
+    return subprocess.Popen(command, cwd=ROOT, env=variables, text=True, stdout=log, stderr=log)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def workers_of(launcher: subprocess.Popen[str]) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,3 +53,16 @@ def test_two_processes_equal_one_and_micro_batches_equal_whole_ones(tiny_world: 
         weights = load_file(tmp_path / other / "model" / "model.safetensors")
         for name, value in reference.items():
             torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_number_of_processes(tiny_world: Path, tmp_path: Path):
+    """Begun by one process, finished by one, two and four: the same order, masks and losses (dropout off)."""
+    launch(1, tiny_world, tmp_path / "one", "tracking.save_every=2steps")
+    expected = losses(tmp_path / "one")
+    for processes in (2, 4):
+        out = tmp_path / str(processes)
+        shutil.copytree(tmp_path / "one", out)
+        shutil.rmtree(out / "model")
+        launch(processes, tiny_world, out, "tracking.save_every=2steps")
+        assert losses(out) == pytest.approx(expected, rel=1e-5)

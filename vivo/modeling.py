@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from vivo.packing import Packing, context_places, true_places
@@ -275,7 +276,7 @@ class VivoPreTrainedModel(PreTrainedModel):
 
     config_class = VivoConfig
     base_model_prefix = "vivo"
-    supports_gradient_checkpointing = True
+    _no_split_modules = ["Layer"]  # what FSDP shards as one
     _supports_sdpa = True
 
 
@@ -287,7 +288,7 @@ class VivoModel(VivoPreTrainedModel):
         self.embeddings = TextEmbeddings(config)
         self.regions = RegionProjection(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False  # transformers' switch: gradient_checkpointing_enable()
+        self.activation_checkpointing = False  # recompute each layer in the backward pass
         self.post_init()
 
     def encode_context(
@@ -383,8 +384,8 @@ class VivoModel(VivoPreTrainedModel):
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             arguments = (x, packing, mask, before(index), wanted if last else None)
-            if self.gradient_checkpointing and self.training:
-                x, (k, v) = self._gradient_checkpointing_func(layer.__call__, *arguments)
+            if self.activation_checkpointing and self.training:
+                x, (k, v) = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 x, (k, v) = layer(*arguments)
             keys.append(k)

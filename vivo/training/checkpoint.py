@@ -199,9 +199,25 @@ def load_checkpoint(
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors on the CPU; those sharded by FSDP2 are collected, which all processes must do together."""
+    """Whole tensors on the CPU; those sharded by FSDP2 are collected, which all processes must do together.
+
+    What lies whole on the CPU already is not copied: write it before it changes.
+    """
     whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
     return {name: t.detach().cpu().contiguous() for name, t in whole.items()}
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 keeps only a part of each parameter in this process."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def whole_copy(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A model with the gathered `weights`, to caption with: captions are written outside `forward`, which is where
+    FSDP2 would have collected the parameters."""
+    copy = type(model)(model.config)
+    copy.load_state_dict(weights)
+    return copy.to(model.device).eval()
 
 
 def _like(value: Tensor, own: Tensor) -> Tensor:

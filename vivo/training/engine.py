@@ -35,6 +35,7 @@ from vivo.training.averages import Averages
 from vivo.training.checkpoint import (
     Checkpoint,
     gathered,
+    is_sharded,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -42,6 +43,7 @@ from vivo.training.checkpoint import (
     save_checkpoint,
     save_model,
     set_aside_newer,
+    whole_copy,
 )
 from vivo.training.interruption import Interruption
 from vivo.training.loop import Loss, Training, train
@@ -82,7 +84,7 @@ def run_training(
     start = begun.step if begun else 0
 
     if config.engine.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.vivo.activation_checkpointing = True
     if config.engine.compile:
         model.compile(dynamic=True)
     optimizer = build_optimizer(model, config.optim)
@@ -112,11 +114,10 @@ def run_training(
 
     def validated(model: PreTrainedModel, done: int) -> dict[str, Any]:
         with _averaged(averages):
-            record = validate(model, done)
-            if best.take(record):
-                weights = gathered(model.state_dict())
-                if main:
-                    best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
+            weights = gathered(model.state_dict()) if is_sharded(model) else None
+            record = validate(whole_copy(model, weights) if weights else model, done)
+            if best.take(record) and main:
+                best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
         return record
 
     def save(done: int) -> None:
@@ -156,11 +157,11 @@ def run_training(
         )
     final = out / "model"
     with _averaged(averages):
-        weights = gathered(plain.state_dict())
-    if main:
-        with atomic_folder(final) as temporary:
-            save_model(temporary, plain, tokenizer, weights)
-            finish(temporary)
+        weights = gathered(plain.state_dict())  # not copied unless sharded: to be saved while they are the averages
+        if main:
+            with atomic_folder(final) as temporary:
+                save_model(temporary, plain, tokenizer, weights)
+                finish(temporary)
     accelerator.wait_for_everyone()
     return final
 

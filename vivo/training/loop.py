@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from vivo.config import TrainConfig
@@ -84,7 +85,7 @@ def train(run: Training) -> None:
         names = sorted(parts)
         stopping = torch.tensor(float(run.interruption.received > 0), device=accelerator.device)
         *totals, stop = accelerator.reduce(torch.stack([*(parts[n] for n in names), stopping]), "sum").tolist()
-        loss, norm = totals[names.index("loss")], float(norm)
+        loss, norm = totals[names.index("loss")], float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         # a scaled (fp16) gradient may overflow: the scaler then leaves the update out and lowers its scale
         if not (math.isfinite(loss) and (math.isfinite(norm) or accelerator.scaler is not None)):
             stop_before_update(run.config, step, loss, norm, update, accelerator, run.model)

@@ -6,7 +6,6 @@
 """
 
 import argparse
-from collections.abc import Callable
 
 from vivo.config import TrainConfig, to_yaml
 from vivo.errors import UserError
@@ -23,11 +22,11 @@ def add_preview_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=whole_number(1), metavar="N", help="for --estimate: of the training set")
 
 
-def preview(arguments: argparse.Namespace, config: TrainConfig, program: Callable[[], Callable]) -> bool:
+def preview(arguments: argparse.Namespace, config: TrainConfig, stage: str) -> bool:
     """Do what the options ask for; False where they ask for nothing and the run is to start.
 
     Args:
-        program: returns `runs.pretrain` or `runs.finetune`; called for a dry run only, for it imports PyTorch.
+        stage: "pretrain" or "finetune", the function of `vivo.training.runs` that a dry run calls.
     """
     if not (arguments.print_config or arguments.estimate or arguments.dry_run):
         if arguments.gpus != 1 or arguments.rate or arguments.pictures:
@@ -39,13 +38,13 @@ def preview(arguments: argparse.Namespace, config: TrainConfig, program: Callabl
         print(to_yaml(config), end="")
     if not (arguments.estimate or arguments.dry_run):
         return True
-    from vivo.training import dry_run, estimate
+    from vivo.training import dry_run, estimate, runs
     from vivo.training.plan import plan_of
 
     plan = plan_of(config, arguments.gpus)
     rate, source = arguments.rate, "given"
     if arguments.dry_run:
-        found = dry_run.dry_run(plan, program())
+        found = dry_run.dry_run(plan, getattr(runs, stage))
         print("\n".join(dry_run.describe(plan, found)))
         if rate is None:
             rate, source = found.rate, found.source

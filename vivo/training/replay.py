@@ -19,7 +19,7 @@ def replay(
     folder: Path,
     model_class: type[VivoForTagPretraining | VivoForCaptioning],
     loss_of: Loss,
-    say: Callable[[str], None],
+    say: Callable[[str], None] = print,
 ) -> bool:
     """Forward and backward of each saved micro-batch, in fp32, with the dropout of its process.
 

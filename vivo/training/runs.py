@@ -25,6 +25,7 @@ from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
 from vivo.training.engine import run_training
 from vivo.training.gradients import Loss
+from vivo.training.replay import replay
 from vivo.training.runtime import seed_start
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
@@ -87,6 +88,16 @@ def finetune(config: TrainConfig) -> Path:
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
     return run_training(config, tokenizer, model, data, collator, caption_loss_of(config), keep_tagger)
+
+
+def replay_pretrain(config: TrainConfig, folder: Path) -> bool:
+    """A stopped update of pre-training, run again; see `vivo.training.replay`."""
+    return replay(folder, VivoForTagPretraining, tag_loss_of(config))
+
+
+def replay_finetune(config: TrainConfig, folder: Path) -> bool:
+    """A stopped update of fine-tuning, run again; see `vivo.training.replay`."""
+    return replay(folder, VivoForCaptioning, caption_loss_of(config))
 
 
 def tag_loss_of(config: TrainConfig) -> Loss:
