@@ -32,7 +32,8 @@ def test_every_module_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
 
 def test_data_files_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    kinds = (".yaml", ".sbatch", ".sh")
+    configs = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*") if p.suffix in kinds}
     assert {f"vivo/{name}" for name in configs} <= names
     data = {
         path.relative_to(ROOT).as_posix()

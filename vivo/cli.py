@@ -1,4 +1,4 @@
-"""The `vivo` command: `vivo demo`, `vivo novel`, `vivo world`, `vivo caption`, `vivo features`, `data`, `config`.
+"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `doctor`, `features`, `data`, `config`.
 
 Thin: it reads arguments, calls the library and prints. Libraries are imported inside the verbs, so
 that `vivo --help` does not wait for PyTorch. Training and evaluation are programs of their own
@@ -84,6 +84,13 @@ def caption(arguments: argparse.Namespace) -> None:
     for row in rows:
         print(f"{row['picture']}: {row['caption']}")
         print(f"    score {row['score']:.3f}   tags: {', '.join(row['tags']) or '(none)'}")
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """`vivo doctor`: what of this machine works, and the fix of what does not; exit status 1 if training cannot run."""
+    from vivo.doctor.report import run_doctor
+
+    return run_doctor(arguments.distributed, arguments.json, arguments.processes, arguments.seconds, arguments.timeout)
 
 
 def features_inspect(arguments: argparse.Namespace) -> None:
@@ -230,6 +237,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=caption)
+
+    verb = verbs.add_parser("doctor", help="check this machine and print the fix of each thing that is wrong")
+    verb.add_argument(
+        "--distributed",
+        action="store_true",
+        help="also some seconds of all-reduce; joins torchrun's or accelerate's world",
+    )
+    verb.add_argument("--processes", type=whole_number(2), metavar="N", help="for it; default: one a GPU, at least 2")
+    verb.add_argument("--seconds", type=float, default=5.0, help="for it; default: 5")
+    verb.add_argument("--timeout", type=float, metavar="S", help="give up after so long; default: 30 s more than that")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(run=doctor)
 
     verb = verbs.add_parser("features", help="look into stores of region features, join and cut them")
     kinds = verb.add_subparsers(required=True, metavar="inspect|verify|merge|subset")

@@ -1,0 +1,204 @@
+"""What a run needs, from its configuration alone: parameters, memory of each GPU, disk, steps, hours.
+
+Bytes of one process, at the longest inputs that the configuration allows (real batches are shorter):
+
+    weights      4 P                           fp32 always
+    gradients    4 Pt (+ 4 Pt)                 of the trained ones; DDP's buckets are a second copy on several processes
+    optimizer    8 Pt (+ 4 P)                  AdamW's two averages (+ the average of the weights, `optim.ema`)
+    activations  what the backward pass of one micro-batch reads (below), and the batch itself
+
+with P parameters, Pt trained ones. Activations, b = 2 bytes a number in bf16 or fp16 (else 4), D width, I feed-forward
+width, n elements that a layer computes (tags + regions of all pictures; in the text pass the text), m those whose keys
+and values it reads, K supervised tokens:
+
+    a layer      b (5 n D + 2 m D + 2 n I)     inputs of the linear maps, queries and attention's result; keys, values;
+                                               before and after gelu
+                 + 8 n D                       inputs of the two layer norms, fp32
+                 + 2 d n D                     dropout masks: d = 1 on a GPU, b on a CPU; none at dropout 0
+                 + attention's own             fused (GPU): 4 bytes a query and head. On a CPU plain products: a query,
+                                               head and key has its probability twice in fp32, and d for the mask
+    last layer   the same with n = K for all but the keys and values
+    inputs       n_r b (F + 6) + 4 n_r F + n D (4 + d), for n_r regions: the projection's input, and the embeddings'
+    head         K D (3 b + 4) + 16 K V        logits in fp32, their log-softmax and the gradients of both
+    16-bit copies of the weights of linear maps: 2 P_linear, while the update lasts
+
+With `engine.activation_checkpointing` the layers keep their inputs (4 n D each) and one layer at a time the rest.
+The sum is a little above what is there at once, for gradients appear while activations go. On a CPU it lies within 15 %
+of the most bytes that PyTorch's tensors held during real updates (tests/test_estimate.py: both stages, fp32, bf16,
+with and without dropout, both ways of attention); what is resident is more, by the allocator's and the libraries'
+own (docs/scaling.md). On a GPU it is not verified.
+"""
+
+from dataclasses import dataclass
+
+from vivo.training.plan import Plan
+
+# Besides features, a region has a box (16 bytes), a score (4) and a label (about 8 with its offset); a picture has its
+# id, size and Arrow's own description.
+REGION_EXTRA, PICTURE_EXTRA = 28, 1000
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 2}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process, by what they are for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of the model: all, those trained, those of weight matrices that compute in 16 bits."""
+
+    all: int
+    trained: int
+    linear: int
+
+
+def parameters_of(plan: Plan) -> Parameters:
+    """Counted on the real model, without memory for it."""
+    named = dict(plan.meta_model.named_parameters())
+    embeddings = ("position.weight", "segment.weight")
+    return Parameters(
+        sum(p.numel() for p in named.values()),
+        sum(p.numel() for p in named.values() if p.requires_grad),
+        sum(
+            p.numel() for name, p in named.items() if p.dim() == 2 and p.requires_grad and not name.endswith(embeddings)
+        ),
+    )
+
+
+def memory_of(plan: Plan, cpu: bool = False) -> Memory:
+    """Bytes of one process of `plan`.
+
+    Args:
+        cpu: as a CPU without bf16 units computes: fp32 where `optim.precision` is auto, attention by plain products.
+    """
+    count, config = parameters_of(plan), plan.config
+    precision = "fp32" if cpu and config.optim.precision == "auto" else config.optim.precision
+    number = DTYPE_BYTES[precision]
+    copies = 2 if plan.gpus > 1 else 1
+    averaged = 4 * count.all if config.optim.ema else 0
+    return Memory(
+        4 * count.all,
+        4 * count.trained * copies,
+        8 * count.trained + averaged,
+        activations_of(plan, number, cpu) + (number * count.linear if number == 2 else 0),
+    )
+
+
+def activations_of(plan: Plan, number: int, cpu: bool) -> int:
+    """Bytes that the backward pass of one micro-batch reads, and of the batches of one update.
+
+    Args:
+        number: bytes of one number in matrix products. cpu: see `memory_of`.
+    """
+    config, shape, pictures = plan.config, plan.shape, plan.micro_batch
+    width, dropout = shape.width, config.model.dropout > 0
+    mask = (number if cpu else 1) if dropout else 0
+    regions, tags, text = config.model.max_regions, config.model.max_tag_tokens, plan.text_elements
+    context, targets = pictures * (regions + tags), pictures * plan.targets
+
+    def layer(n: int, own: int, keys: int) -> int:
+        """n elements computed, `own` of them with keys and values, `keys` for each to read."""
+        dense = number * (5 * n * width + 2 * n * shape.inner) + number * 2 * own * width
+        read = number * 2 * pictures * keys * width if plan.captions and keys > regions + tags else 0  # joined copies
+        if cpu:
+            attention = n * shape.heads * keys * (8 + mask)
+        else:
+            attention = 4 * n * shape.heads
+        return dense + read + 8 * n * width + 2 * mask * n * width + attention
+
+    def stack(n: int, keys: int, last: int) -> int:
+        """All layers of one pass; the last computes `last` elements."""
+        whole, end = layer(n, n, keys), layer(last, n, keys)
+        if config.engine.activation_checkpointing:
+            return shape.layers * 4 * n * width + max(whole, end)
+        return (shape.layers - 1) * whole + end
+
+    features = pictures * regions * (number * (shape.features + 6) + 4 * shape.features)
+    embedded = (context + pictures * text) * width * (4 + mask)
+    if plan.captions:
+        passes = stack(context, regions + tags, 0) + stack(pictures * text, regions + tags + text, targets)
+    else:
+        passes = stack(context, regions + tags, targets)
+    head = targets * (width * (3 * number + 4) + 16 * shape.pieces)
+    batches = plan.per_process * regions * 4 * (shape.features + 6)
+    return features + embedded + passes + head + batches
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """One checkpoint: weights and AdamW's two averages in fp32 (+ the average of the weights)."""
+    count = parameters_of(plan)
+    return 4 * count.all + 8 * count.trained + (4 * count.all if plan.config.optim.ema else 0)
+
+
+def store_bytes(plan: Plan, pictures: int) -> int:
+    """A RegionStore of so many pictures with `max_regions` regions each, features in fp16."""
+    return pictures * picture_bytes(plan.config.model.max_regions, plan.shape.features)
+
+
+def picture_bytes(regions: int, features: int) -> int:
+    """One picture of a RegionStore (measured for 50 x 2,048: docs/features.md)."""
+    return regions * (2 * features + REGION_EXTRA) + PICTURE_EXTRA
+
+
+def describe(
+    plan: Plan, pictures: int | None, rate: float | None, rate_source: str = "given", with_notes: bool = True
+) -> list[str]:
+    """The estimate as lines for people.
+
+    Args:
+        pictures: of the training set; None: that of `data.examples`, where it is there.
+        rate: pictures a second of one GPU; None: no hours.
+        rate_source: where the rate comes from, for its line.
+        with_notes: also what stands in for files that are not there.
+    """
+    config, shape = plan.config, plan.shape
+    count, memory, pictures = parameters_of(plan), memory_of(plan), plan.pictures(pictures)
+    steps = plan.steps(pictures)
+    several = "GPU" if plan.gpus == 1 else "GPUs"
+    lines = [
+        f"estimate for {plan.gpus} {several}; nothing of it was run",
+        *(f"note            {note}" for note in plan.notes if with_notes),
+        f"model           {shape.layers} layers of {shape.width}, {shape.pieces:,} word pieces, regions of "
+        f"{shape.features:,} numbers",
+        f"parameters      {count.all / 1e6:.1f} M, {count.trained / 1e6:.1f} M of them trained",
+        f"batch           {config.optim.batch_size:,} = {plan.gpus} x {plan.per_process // plan.micro_batch} "
+        f"micro-batches x {plan.micro_batch} pictures of {config.model.max_regions} regions and "
+        f"{config.model.max_tag_tokens} tag tokens" + (f", {plan.text_elements} of text" if plan.captions else ""),
+        f"memory of one   {memory.total / 1e9:.2f} GB at the longest inputs: weights {memory.weights / 1e9:.2f}, "
+        f"gradients {memory.gradients / 1e9:.2f}, optimizer {memory.optimizer / 1e9:.2f}, activations "
+        f"{memory.activations / 1e9:.2f}",
+        f"checkpoint      {checkpoint_bytes(plan) / 1e9:.2f} GB; {config.tracking.keep + 1} of them while one is "
+        f"written, and the model: {((config.tracking.keep + 1) * checkpoint_bytes(plan) + 4 * count.all) / 1e9:.2f} GB",
+    ]
+    if pictures is None:
+        lines.append("region store    of how many pictures? give --pictures N")
+    else:
+        size = store_bytes(plan, pictures)
+        lines.append(f"region store    {size / 1e9:,.0f} GB" if size > 1e10 else f"region store    {size / 1e9:.2f} GB")
+        lines[-1] += f" for {pictures:,} pictures of {config.model.max_regions} regions"
+    if steps is None:
+        lines.append(f"steps           {config.optim.duration} of how many pictures? give --pictures N")
+        return lines
+    seen = steps * config.optim.batch_size
+    epochs = f", {seen / pictures:.1f} epochs" if pictures else ""
+    lines.append(f"steps           {steps:,} updates, {seen:,} pictures seen{epochs}")
+    if rate is None:
+        lines.append("hours           at which rate? give --rate PICTURES_PER_S_PER_GPU, or add --dry-run")
+    else:
+        hours = seen / (rate * plan.gpus) / 3600
+        lines.append(
+            f"hours           {hours:,.1f} ({hours * plan.gpus:,.0f} GPU hours) at {rate:,.1f} pictures/s a GPU "
+            f"({rate_source}), without loading, validation and waiting for the network"
+        )
+    return lines
