@@ -115,7 +115,9 @@ def train(
         tracker.advance(done, record)
         if validate and schedule.due(schedule.validate_every, done):
             model.eval()
-            tracker.log(done, validate(accelerator.unwrap_model(model), done))
+            found = validate(accelerator.unwrap_model(model), done)
+            tracker.log(done, found | {"pictures": float(done * optim.batch_size)})
+            tracker.log_table(done)
             model.train()
             since = time.monotonic()
         if schedule.due(schedule.save_every, done) and done < schedule.steps and accelerator.is_main_process:
