@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32_768, 7
@@ -86,6 +87,8 @@ def nested(items: Any) -> dict[str, Any]:
 
 
 def stretches(folder: Path) -> list[Stretch]:
-    """All offline stretches below a run folder, oldest first."""
+    """All offline stretches below a run folder, oldest first. Ends W&B's own process first: in wandb 0.31 a finished
+    run's file may still be without its last block, and is whole when that process has ended (as after any command)."""
+    wandb.teardown()
     files = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     return [read_stretch(path) for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]

@@ -107,7 +107,7 @@ class WandbRun:
         import wandb
 
         limits: dict[str, Any] = {"init_timeout": INIT_SECONDS}
-        if mode == "online":  # offline, W&B 0.31 would return before its file is written
+        if mode == "online":
             limits |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         free = {key: value for key, value in limits.items() if f"WANDB_{key.upper()}" not in os.environ}
         run = wandb.init(
