@@ -21,6 +21,7 @@ from vivo.config import TrainConfig
 from vivo.data.collate import Batch, to_device
 from vivo.errors import UserError
 from vivo.training.checkpoint import save_checkpoint
+from vivo.training.measure import Meter
 from vivo.training.runtime import seed_step
 from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
@@ -58,6 +59,7 @@ def train(
     optim, tracking = config.optim, config.tracking
     trained = [p for p in model.parameters() if p.requires_grad]
     checkpoints = Path(config.out) / "checkpoints"
+    meter = Meter(accelerator.unwrap_model(model), accelerator)
     model.train()
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
@@ -65,7 +67,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
         seed_step(config.seed, step, accelerator.process_index)
-        update = [to_device(next(batches), accelerator.device) for _ in range(micro_batches)]
+        update = [to_device(meter.saw(next(batches)), accelerator.device) for _ in range(micro_batches)]
         supervised = torch.tensor(float(sum(b["target_ids"].shape[0] for b in update)), device=accelerator.device)
         supervised = accelerator.reduce(supervised, "sum").clamp(min=1.0)
 
@@ -91,7 +93,8 @@ def train(
                 f"step {step}: loss {totals[names.index('loss')]}, gradient norm {float(norm)}; stopped before the "
                 f"update. Pictures of this process: {', '.join(pictures_of_step)} ..."
             )
-        optimizer.step()
+        with meter.watching(schedule.due(schedule.log_every, step + 1)):
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
         for name, value in zip(names, totals, strict=True):
@@ -109,7 +112,7 @@ def train(
                 "tokens_per_step": tokens / (pictures / optim.batch_size),
                 "pictures_per_second": pictures / seconds,
                 "pictures": float(done * optim.batch_size),
-            }
+            } | meter.record(seconds)
             tracker.log(done, record)
             sums, since, pictures = {}, time.monotonic(), 0
         tracker.advance(done, record)

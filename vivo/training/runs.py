@@ -24,10 +24,11 @@ from vivo.data.sampler import StepBatches
 from vivo.data.text import load_tokenizer, used_pieces
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
-from vivo.files import atomic_folder, writable_folder
+from vivo.files import atomic_folder, atomic_write_json, writable_folder
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
+from vivo.training import inputs
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
 from vivo.training.loop import Loss, train
 from vivo.training.optim import build_optimizer, describe_parameters
@@ -225,6 +226,7 @@ def _run(
     if main:
         (out / "config.yaml").write_text(to_yaml(config))
         (out / "environment.json").write_text(json.dumps(environment(), indent=1))
+        atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
     validate = CaptionValidation.of(config, tokenizer, accelerator.mixed_precision == "bf16") if main else None
     resolved = dataclasses.asdict(config)
     with Tracker(out, config.tracking, resolved, steps, start, f"{config.objective} {out.name}", main) as tracker:
