@@ -33,9 +33,7 @@ def real_case(world: Path, out: Path, stage: str, *overrides: str):
         data = TagPictures(read_tag_examples(config.data.examples), store, TagSource("labels"), None, 0.0, 0)
         collator = TagCollator(tokenizer, limits, 0, 0.15, 1.0, 0)
     else:
-        data = CaptionPictures(
-            read_caption_examples(config.data.examples), store, TagSource("detector"), 0.0, 0
-        )
+        data = CaptionPictures(read_caption_examples(config.data.examples), store, TagSource("detector"), 0.0, 0)
         collator = CaptionCollator(tokenizer, limits, 0, config.masking.caption, 0.15, 2, 0.0)
     keys = [[(0, i) for i in range(16)]]
     return model, next(iter(DataLoader(data, batch_sampler=keys, collate_fn=collator)))

@@ -146,8 +146,11 @@ class OptimConfig:
     # How long: an amount of steps (updates), epochs or examples, as in "800 steps". `warmup` and the periods of
     # `tracking` may also be in percent of it.
     duration: str = duration(percent=False)
-    # "auto" takes bf16 where the hardware computes it fast, else fp32.
-    precision: str = one_of("auto", "fp32", "bf16")
+    # "auto" takes bf16 where the hardware computes it fast, else fp32. "fp16" needs a GPU; its loss is scaled.
+    precision: str = one_of("auto", "fp32", "bf16", "fp16")
+    # Decay of an exponential moving average of the weights, which is then what is validated and kept as the model;
+    # 0 = none.
+    ema: float = between(0.0, 0.0, 0.999999)
 
 
 @dataclass
@@ -161,8 +164,25 @@ class TrackingConfig:
     log_every: str = duration("20 steps")
     validate_every: str = duration()
     save_every: str = duration()
-    # Checkpoints to keep besides the last.
+    # Newest checkpoints to keep.
     keep: int = at_least(2, 1)
+    # Metric of the validation by which the best model is kept in <out>/best, as in validation_CIDEr; "" = none.
+    best: str = ""
+
+
+@dataclass
+class EngineConfig:
+    """How a run is carried out; none of it changes what is learned beyond rounding."""
+
+    # "auto" goes on from the newest whole checkpoint in `out`; "never" begins at `init` and refuses a folder that
+    # holds checkpoints; else the folder of a checkpoint of another run (rules: vivo/training/engine.py).
+    resume: str = "auto"
+    # Seconds after which a process that waits for another one gives up and the job ends.
+    timeout: int = at_least(1800, 1)
+    # Recompute each layer in the backward pass instead of keeping what it computed: less memory, a third more time.
+    activation_checkpointing: bool = False
+    # torch.compile the model (needs a C++ compiler on a CPU).
+    compile: bool = False
 
 
 @dataclass
@@ -184,6 +204,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass
@@ -303,5 +324,7 @@ def _validate_training(config: TrainConfig) -> None:
         raise UserError('data.hints: is for objective "tags"; leave it out of fine-tuning')
     if tracking.validate_every and not data.validation_regions:
         raise UserError("tracking.validate_every: needs data.validation_regions")
+    if tracking.best and not tracking.validate_every:
+        raise UserError("tracking.best: needs tracking.validate_every")
     if data.validation_references and not data.validation_regions:
         raise UserError("data.validation_references: needs data.validation_regions")

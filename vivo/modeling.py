@@ -275,6 +275,7 @@ class VivoPreTrainedModel(PreTrainedModel):
 
     config_class = VivoConfig
     base_model_prefix = "vivo"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
 
 
@@ -286,6 +287,7 @@ class VivoModel(VivoPreTrainedModel):
         self.embeddings = TextEmbeddings(config)
         self.regions = RegionProjection(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False  # transformers' switch: gradient_checkpointing_enable()
         self.post_init()
 
     def encode_context(
@@ -380,7 +382,11 @@ class VivoModel(VivoPreTrainedModel):
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
-            x, (k, v) = layer(x, packing, mask, before(index), wanted if last else None)
+            arguments = (x, packing, mask, before(index), wanted if last else None)
+            if self.gradient_checkpointing and self.training:
+                x, (k, v) = self._gradient_checkpointing_func(layer.__call__, *arguments)
+            else:
+                x, (k, v) = layer(*arguments)
             keys.append(k)
             values.append(v)
         return (packing.pad(x) if wanted is None else x), keys, values

@@ -111,6 +111,33 @@ def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrai
     return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def decode_pictures(
+    model: VivoForCaptioning,
+    tokenizer: PreTrainedTokenizerFast,
+    store: RegionStore,
+    image_ids: Sequence[str],
+    tags: TagSource,
+    decode: DecodeConfig,
+    shown: Mapping[str, str] | None = None,
+) -> dict[str, list[Hypothesis]]:
+    """Hypotheses of each picture, best first, by id.
+
+    Args:
+        tags: never of kind "labels": pictures to caption have none.
+        shown: for a control, the picture whose regions and tags the model gets instead of its own.
+    """
+    collator = ContextCollator(tokenizer, Limits.of(model.config))
+    results: dict[str, list[Hypothesis]] = {}
+    for first in range(0, len(image_ids), decode.batch_size):
+        ids = image_ids[first : first + decode.batch_size]
+        sources = [shown[i] if shown else i for i in ids]
+        regions = [store[i] for i in sources]
+        batch = collator([(i, tags(i, [], r), r) for i, r in zip(sources, regions, strict=True)])
+        found = caption_batch(model, to_device(batch, model.device), decode)
+        results |= dict(zip(ids, found, strict=True))
+    return results
+
+
 def caption_pictures(
     model: VivoForCaptioning,
     tokenizer: PreTrainedTokenizerFast,
@@ -120,23 +147,9 @@ def caption_pictures(
     decode: DecodeConfig,
     shown: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[str, float]]:
-    """Caption and score of each picture, by id.
-
-    Args:
-        tags: never of kind "labels": pictures to caption have none.
-        shown: for a control, the picture whose regions and tags the model gets instead of its own.
-    """
-    collator = ContextCollator(tokenizer, Limits.of(model.config))
-    results: dict[str, tuple[str, float]] = {}
-    for first in range(0, len(image_ids), decode.batch_size):
-        ids = image_ids[first : first + decode.batch_size]
-        sources = [shown[i] if shown else i for i in ids]
-        regions = [store[i] for i in sources]
-        batch = collator([(i, tags(i, [], r), r) for i, r in zip(sources, regions, strict=True)])
-        found = caption_batch(model, to_device(batch, model.device), decode)
-        for image_id, hypotheses in zip(ids, found, strict=True):
-            results[image_id] = (decode_caption(tokenizer, hypotheses[0].tokens), hypotheses[0].score)
-    return results
+    """Caption and score of each picture, by id; see `decode_pictures`."""
+    found = decode_pictures(model, tokenizer, store, image_ids, tags, decode, shown)
+    return {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in found.items()}
 
 
 def predict_split(

@@ -51,6 +51,11 @@ class _WithRegions(Dataset):
         self.examples, self.store, self.tags = examples, store, tags
         self.region_dropout, self.seed = region_dropout, seed
 
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the pictures, in the order of the examples."""
+        return [example.image_id for example in self.examples]
+
     def __len__(self) -> int:
         return len(self.examples)
 

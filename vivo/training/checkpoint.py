@@ -3,23 +3,52 @@
     checkpoints/step_00000200/
         model.safetensors config.json tokenizer.json ...   transformers' convention
         optimizer.safetensors                               "<parameter>/<state>" of AdamW
-        state.json                                          {"step": updates done, ...}
+        averages.safetensors                                of the weights, where `optim.ema` is above 0
+        state.json                                          {"step": updates done, "run": what must not change,
+                                                             "files": {name: {"bytes", "sha256"}}, ...}
 
-The order of data, masks and dropout are functions of (seed, step), so the step is all the state
-that a loop has.
+The order of data, masks and dropout are functions of (seed, step), so the step is all the state that a loop has.
+state.json is written last and names every other file with its hash: what it does not fit is not loaded.
 """
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from vivo.data.region_format import sha256_of
+from vivo.errors import UserError
+from vivo.training.averages import Averages
+
 _NAME = re.compile(r"step_(\d{8})")
+STATE = "state.json"
+
+
+@dataclass
+class Checkpoint:
+    """One checkpoint that is whole, and what its state.json says.
+
+    Attributes:
+        path: the folder. step: updates done. run: settings that decide the run; see `engine.identity`.
+        extra: whatever else was saved ("wandb_id", "scaler").
+    """
+
+    path: Path
+    step: int
+    run: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -28,16 +57,44 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     optimizer: torch.optim.Optimizer,
+    averages: Averages | None,
     keep: int,
+    run: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    writes: bool = True,
 ) -> Path:
-    """Write `folder`/step_<step>; older ones beyond `keep` are removed afterwards."""
+    """Write `folder`/step_<step>; older ones beyond `keep` are removed afterwards.
+
+    All processes call it, for sharded weights are gathered here; `writes` is True on the one that writes.
+
+    Raises:
+        OSError: the disk is full, or gone; nothing is left of the new checkpoint, and the older ones stay.
+    """
     final = folder / f"step_{step:08d}"
+    weights = gathered(model.state_dict())
+    states = gathered(_optimizer_tensors(model, optimizer))
+    averaged = gathered(averages.tensors) if averages else None
+    if not writes:
+        return final
     temporary = folder / f"{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_model(temporary, model, tokenizer)
-    save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step}))
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_model(temporary, model, tokenizer, weights)
+        save_file(states, temporary / "optimizer.safetensors")
+        if averaged is not None:
+            save_file(averaged, temporary / "averages.safetensors")
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(temporary.iterdir())
+        }
+        state = {"step": step, "run": dict(run), **extra, "files": files}
+        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        for file in temporary.iterdir():  # on the disk before the name is: a power cut must not leave empty files
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"checkpoint {final}: {_cause(error)}") from error
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in list_checkpoints(folder)[:-keep]:
@@ -45,36 +102,124 @@ def save_checkpoint(
     return final
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Weights, config and tokenizer, as `from_pretrained` reads them."""
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Weights, config and tokenizer, as `from_pretrained` reads them.
+
+    Args:
+        weights: of sharded models, gathered; default: the model's own.
+    """
     transformers_logging.disable_progress_bar()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
     tokenizer.save_pretrained(folder)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first (temporary names are what a killed writer left)."""
+    """Checkpoints, oldest first (temporary names are what a killed writer left)."""
     return sorted(p for p in folder.glob("step_*") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
-def load_checkpoint(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> int:
-    """Weights and optimizer state into the given objects, in place. Returns the number of updates done."""
-    model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read state.json and compare every file with its size and hash.
+
+    Raises:
+        UserError: which file is damaged or missing.
+    """
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        step, files = int(state.pop("step")), state.pop("files")
+        for name, told in files.items():
+            file = path / name
+            if not file.is_file():
+                raise UserError(f"{file}: is missing")
+            if file.stat().st_size != told["bytes"]:
+                raise UserError(f"{file}: has {file.stat().st_size:,} bytes instead of {told['bytes']:,}")
+            if sha256_of(file) != told["sha256"]:
+                raise UserError(f"{file}: is damaged (its SHA-256 is not the one in {STATE})")
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path / STATE}: cannot be read ({type(error).__name__}: {error})") from error
+    return Checkpoint(path, step, state.pop("run", {}), state)
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint in `folder`; damaged ones are named and passed over, and stay as they are."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return open_checkpoint(path)
+        except UserError as error:
+            say(f"checkpoint passed over: {error}")
+    return None
+
+
+def set_aside_newer(folder: Path, step: int) -> None:
+    """Rename the checkpoints beyond `step`, all of them damaged, so that they are not counted among those kept."""
+    for path in list_checkpoints(folder):
+        if int(path.name.removeprefix("step_")) > step:
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages | None = None
+) -> None:
+    """Weights, optimizer state and averages into the given objects, in place; sharded ones take their part.
+
+    Raises:
+        UserError: the checkpoint is of another shape, or has no averages where they are wanted.
+    """
+    weights = load_file(path / "model.safetensors")
+    own = dict(model.state_dict())
+    if own.keys() != weights.keys() or any(own[name].shape != value.shape for name, value in weights.items()):
+        odd = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
+        raise UserError(f"{path}: is of another model: {odd[0]} does not fit; choose another `out`")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(_like(weights[name], value))
     tensors = load_file(path / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            state = {kind: tensors[f"{name}/{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
+            if f"{name}/step" not in tensors:
+                raise UserError(f"{path}: {name} was not trained there; model.freeze_* must stay as they were")
             optimizer.state[parameter] = {
-                kind: value if kind == "step" else value.to(parameter.device) for kind, value in state.items()
+                kind: tensors[f"{name}/{kind}"] if kind == "step" else _like(tensors[f"{name}/{kind}"], parameter)
+                for kind in ("step", "exp_avg", "exp_avg_sq")
             }
-    return json.loads((path / "state.json").read_text())["step"]
+    if averages:
+        if not (path / "averages.safetensors").is_file():
+            raise UserError(f"{path}: has no averages of the weights; optim.ema must stay 0 in this run")
+        saved = load_file(path / "averages.safetensors")
+        averages.load({name: _like(saved[name], own) for name, own in averages.tensors.items()})
 
 
-def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; those sharded by FSDP2 are collected, which all processes must do together."""
+    whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+    return {name: t.detach().cpu().contiguous() for name, t in whole.items()}
+
+
+def _like(value: Tensor, own: Tensor) -> Tensor:
+    """`value` on the device of `own`, and sharded as it is."""
+    value = value.to(own.device)
+    return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's state by parameter name. All parameters have one after the first update."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{kind}": value.detach().cpu().contiguous()
+        f"{names[parameter]}/{kind}": value
         for parameter, state in optimizer.state.items()
         for kind, value in state.items()
     }
+
+
+def _cause(error: Exception) -> str:
+    """Why a file could not be written (safetensors hides the system's error in its text)."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())

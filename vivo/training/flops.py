@@ -30,7 +30,7 @@ from vivo.modeling import VivoConfig
 FORWARD, BOTH_GRADIENTS, ONE_GRADIENT = 1, 3, 2
 """How often a product is done: forward alone; forward and both gradients; forward and one of them."""
 
-# Dense matrix rate in FLOPs/s by (bf16, fp32 without TF32), from the vendors' data sheets (without sparsity). The first name
+# Dense matrix rate in FLOPs/s by (bf16 and fp16, fp32 without TF32), from the vendors' data sheets (without sparsity). The first name
 # that is part of what the driver calls the GPU counts, so longer names stand before shorter ones.
 GPU_PEAKS: tuple[tuple[str, float, float], ...] = (
     ("B200", 2250e12, 75e12),
@@ -127,23 +127,25 @@ def _layers(size: ModelSize, n: int, pairs: int, wanted: int | None) -> float:
     return BOTH_GRADIENTS * forward
 
 
-def peak_flops(device: torch.device, bf16: bool) -> tuple[float, str]:
+def peak_flops(device: torch.device, half: bool) -> tuple[float, str]:
     """(FLOPs/s that `device` can do at most in dense matrix products, where the figure comes from).
+
+    `half`: in 16 bits, else in fp32.
 
     A GPU of `GPU_PEAKS` has its data sheet's; any other and a CPU are measured, in less than a second: the best of a
     few products of square matrices in the precision of the run, with the threads that this process has.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for part, in_bf16, in_fp32 in GPU_PEAKS:
+        for part, in_half, in_fp32 in GPU_PEAKS:
             if part in name:
-                return (in_bf16 if bf16 else in_fp32), f"data sheet of {part}"
-    return measured_flops(device, bf16), f"measured, {MEASURED_SIZE} x {MEASURED_SIZE} matrices"
+                return (in_half if half else in_fp32), f"data sheet of {part}"
+    return measured_flops(device, half), f"measured, {MEASURED_SIZE} x {MEASURED_SIZE} matrices"
 
 
-def measured_flops(device: torch.device, bf16: bool, seconds: float = MEASURING_SECONDS) -> float:
+def measured_flops(device: torch.device, half: bool, seconds: float = MEASURING_SECONDS) -> float:
     """FLOPs/s of the fastest of the products that fit into `seconds` (at least two)."""
-    matrix = torch.ones(MEASURED_SIZE, MEASURED_SIZE, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    matrix = torch.ones(MEASURED_SIZE, MEASURED_SIZE, device=device, dtype=torch.bfloat16 if half else torch.float32)
     best, count, begin = float("inf"), 0, time.perf_counter()
     with torch.no_grad():
         while count < 2 or time.perf_counter() - begin < seconds:

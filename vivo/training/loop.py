@@ -9,119 +9,122 @@ batch was split over processes and micro-batches.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from vivo.config import TrainConfig
 from vivo.data.collate import Batch, to_device
-from vivo.errors import UserError
-from vivo.training.checkpoint import save_checkpoint
+from vivo.training.averages import Averages
+from vivo.training.gradients import Loss, accumulate, check_all_have_gradients
+from vivo.training.interruption import Interruption, Stopped
 from vivo.training.measure import Meter
+from vivo.training.nonfinite import stop_before_update
 from vivo.training.runtime import seed_step
 from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
 
-Loss = Callable[[dict[str, Tensor], Batch], dict[str, Tensor]]
 Validate = Callable[[PreTrainedModel, int], dict[str, float]]
 
 
-def train(
-    config: TrainConfig,
-    schedule: Schedule,
-    start: int,
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    micro_batches: int,
-    loss_of: Loss,
-    validate: Validate | None,
-    tracker: Tracker,
-) -> None:
-    """Updates `start` .. `schedule.steps` - 1.
+@dataclass
+class Training:
+    """What an update needs; `vivo/training/engine.py` puts it together.
 
-    Args:
-        model, optimizer: prepared by `accelerator`. batches: yields this process's micro-batches,
-            `micro_batches` of them an update.
+    Attributes:
+        start: updates done before.
+        model, optimizer: prepared by `accelerator`.
+        batches: this process's micro-batches, `micro_batches` of them an update.
         loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}. The log has
             each sum per token, or per picture where its name ends in "_pictures".
-        validate: called with the unwrapped model as `schedule` says.
+        validate: called on all processes with the unwrapped model when `schedule` says so.
+        save: called on all processes with the number of updates done, to write a checkpoint.
+    """
+
+    config: TrainConfig
+    schedule: Schedule
+    start: int
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    averages: Averages | None
+    batches: Iterator[Batch]
+    micro_batches: int
+    loss_of: Loss
+    validate: Validate | None
+    save: Callable[[int], None]
+    tracker: Tracker
+    interruption: Interruption
+
+
+def train(run: Training) -> None:
+    """Updates `start` .. `schedule.steps` - 1.
 
     Raises:
-        UserError: the loss or the gradient is not finite; nothing has been updated then.
+        UserError: the loss or the gradient is not finite (nothing has been updated then), or a parameter that is
+            to be trained has no gradient.
+        Stopped: a signal came; the update was finished and a checkpoint written.
     """
-    optim, tracking = config.optim, config.tracking
-    trained = [p for p in model.parameters() if p.requires_grad]
-    checkpoints = Path(config.out) / "checkpoints"
-    meter = Meter(accelerator.unwrap_model(model), accelerator)
-    model.train()
+    accelerator, schedule, optim = run.accelerator, run.schedule, run.config.optim
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    meter = Meter(accelerator.unwrap_model(run.model), accelerator)
+    run.model.train()
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
-    for step in range(start, schedule.steps):
-        for group in optimizer.param_groups:
+    for step in range(run.start, schedule.steps):
+        for group in run.optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
-        seed_step(config.seed, step, accelerator.process_index)
-        update = [to_device(meter.saw(next(batches)), accelerator.device) for _ in range(micro_batches)]
-        supervised = torch.tensor(float(sum(b["target_ids"].shape[0] for b in update)), device=accelerator.device)
-        supervised = accelerator.reduce(supervised, "sum").clamp(min=1.0)
-
-        parts = {}
-        for index, batch in enumerate(update):
-            # gradients travel once an update; DDP averages over processes, the loss wants their sum
-            last = index == micro_batches - 1
-            with nullcontext() if last else accelerator.no_sync(model):
-                with accelerator.autocast():
-                    output = model(batch)
-                losses = loss_of(output, batch)
-                accelerator.backward(losses["loss"] * accelerator.num_processes / supervised)
-            for name, value in losses.items():
-                parts[name] = parts.get(name, 0.0) + value.detach().float()
-        clip = optim.clip_norm or math.inf
-        norm = accelerator.clip_grad_norm_(trained, clip)
+        seed_step(run.config.seed, step, accelerator.process_index)
+        update = [to_device(meter.saw(next(run.batches)), accelerator.device) for _ in range(run.micro_batches)]
+        parts = accumulate(accelerator, run.model, run.loss_of, update)
+        if step == run.start:
+            check_all_have_gradients(accelerator.unwrap_model(run.model))
+        norm = accelerator.clip_grad_norm_(trained, optim.clip_norm or math.inf)
 
         names = sorted(parts)
-        totals = accelerator.reduce(torch.stack([parts[name] for name in names]), "sum").tolist()
-        if not (math.isfinite(totals[names.index("loss")]) and math.isfinite(float(norm))):
-            pictures_of_step = [i for batch in update for i in batch["image_ids"]][:8]
-            raise UserError(
-                f"step {step}: loss {totals[names.index('loss')]}, gradient norm {float(norm)}; stopped before the "
-                f"update. Pictures of this process: {', '.join(pictures_of_step)} ..."
-            )
+        stopping = torch.tensor(float(run.interruption.received > 0), device=accelerator.device)
+        *totals, stop = accelerator.reduce(torch.stack([*(parts[n] for n in names), stopping]), "sum").tolist()
+        loss, norm = totals[names.index("loss")], float(norm)
+        # a scaled (fp16) gradient may overflow: the scaler then leaves the update out and lowers its scale
+        if not (math.isfinite(loss) and (math.isfinite(norm) or accelerator.scaler is not None)):
+            stop_before_update(run.config, step, loss, norm, update, accelerator, run.model)
         with meter.watching(schedule.due(schedule.log_every, step + 1)):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        done = step + 1
+        if run.averages:
+            run.averages.update(done)
 
         for name, value in zip(names, totals, strict=True):
             sums[name] = sums.get(name, 0.0) + value
         pictures += optim.batch_size
-        done = step + 1
         record = None
         if schedule.due(schedule.log_every, done):
             seconds = time.monotonic() - since
             tokens = max(1.0, sums.pop("count"))
             record = {n: value / (pictures if n.endswith("_pictures") else tokens) for n, value in sums.items()}
             record |= {
-                "lr": optimizer.param_groups[0]["lr"],
-                "gradient_norm": float(norm),
+                "lr": run.optimizer.param_groups[0]["lr"],
+                "gradient_norm": norm,
                 "tokens_per_step": tokens / (pictures / optim.batch_size),
                 "pictures_per_second": pictures / seconds,
                 "pictures": float(done * optim.batch_size),
-            } | meter.record(seconds)
-            tracker.log(done, record)
+                **meter.record(seconds),
+            }
+            run.tracker.log(done, record)
             sums, since, pictures = {}, time.monotonic(), 0
-        tracker.advance(done, record)
-        if validate and schedule.due(schedule.validate_every, done):
-            model.eval()
-            found = validate(accelerator.unwrap_model(model), done)
-            tracker.log(done, found | {"pictures": float(done * optim.batch_size)})
-            tracker.log_table(done)
-            model.train()
+        run.tracker.advance(done, record)
+        if run.validate and schedule.due(schedule.validate_every, done):
+            run.model.eval()
+            found = run.validate(accelerator.unwrap_model(run.model), done)
+            run.tracker.log(done, found | {"pictures": float(done * optim.batch_size)})
+            run.tracker.log_table(done)
+            run.model.train()
             since = time.monotonic()
-        if schedule.due(schedule.save_every, done) and done < schedule.steps and accelerator.is_main_process:
-            save_checkpoint(checkpoints, done, accelerator.unwrap_model(model), tokenizer, optimizer, tracking.keep)
+        if done < schedule.steps and (stop or schedule.due(schedule.save_every, done)):
+            run.save(done)
+        if stop and done < schedule.steps:
+            run.tracker.say(f"stopped by a signal after update {done}; run the same command again to go on")
+            raise Stopped(run.interruption.exit_status)

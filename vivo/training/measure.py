@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vivo.data.collate import Batch
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
@@ -36,7 +37,7 @@ class Meter:
         self._size = ModelSize.of(model.config, trained)
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._accelerator = accelerator
-        self.peak, self.peak_source = peak_flops(accelerator.device, accelerator.mixed_precision == "bf16")
+        self.peak, self.peak_source = peak_flops(accelerator.device, accelerator.mixed_precision != "no")
         self._work = Work(0.0, 0)
         self._update: tuple[float, float] | None = None
 
@@ -54,7 +55,10 @@ class Meter:
         before = [p.detach().clone() for p in self._weights] if due else None
         yield
         if before is not None:
-            self._update = norm_of([p.detach() - b for p, b in zip(self._weights, before, strict=True)]), norm_of(before)
+            self._update = (
+                norm_of([p.detach() - b for p, b in zip(self._weights, before, strict=True)]),
+                norm_of(before),
+            )
 
     def record(self, seconds: float) -> dict[str, float]:
         """The figures since the last call, which lies `seconds` back; called on all processes.
@@ -65,7 +69,9 @@ class Meter:
         weights, of the last update.
         """
         device = self._accelerator.device
-        mine = torch.tensor([[self._work.flops, self._work.elements, self.peak, memory_gib(device)]], dtype=torch.float32)
+        mine = torch.tensor(
+            [[self._work.flops, self._work.elements, self.peak, memory_gib(device)]], dtype=torch.float32
+        )
         flops, elements, peak, memory = self._accelerator.gather(mine.to(device)).cpu().double().unbind(1)
         found = {
             "tokens_per_second": float(elements.sum()) / seconds,
@@ -84,8 +90,13 @@ def norm_of(tensors: Sequence[Tensor] | Sequence[nn.Parameter]) -> float:
     """Euclidean norm of all values together, summed in fp32 by tensor and in Python's floats over them."""
     if not tensors:
         return 0.0
-    norms = torch.stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors])
+    norms = torch.stack([_whole(torch.linalg.vector_norm(t, dtype=torch.float32)) for t in tensors])
     return math.sqrt(math.fsum(n * n for n in norms.tolist()))
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A scalar that FSDP has cut over processes, put together (all of them call it)."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def memory_gib(device: torch.device) -> float:

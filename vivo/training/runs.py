@@ -1,41 +1,31 @@
-"""The two training programs, assembled: `pretrain` (tags) and `finetune` (captions).
+"""The two training programs, assembled: `pretrain` (tags) and `finetune` (captions): data, model, loss.
 
 pretrain/train.py and finetune/train.py parse a configuration and call these.
 """
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
-from vivo.config import TrainConfig, to_yaml
+from vivo.config import TrainConfig
 from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
 from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
 from vivo.data.regions import RegionStore
-from vivo.data.sampler import StepBatches
 from vivo.data.text import load_tokenizer, used_pieces
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
-from vivo.files import atomic_folder, atomic_write_json, writable_folder
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
-from vivo.training import inputs
-from vivo.training.checkpoint import list_checkpoints, load_checkpoint, save_model
-from vivo.training.loop import Loss, train
-from vivo.training.optim import build_optimizer, describe_parameters
-from vivo.training.runtime import environment, make_accelerator, seed_start
-from vivo.training.schedule import Schedule
-from vivo.training.tracking import Tracker
-from vivo.training.validation import CaptionValidation
+from vivo.training.engine import run_training
+from vivo.training.gradients import Loss
+from vivo.training.runtime import seed_start
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
@@ -64,16 +54,10 @@ def pretrain(config: TrainConfig) -> Path:
         competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
     )
 
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        losses = tag_set_loss(
-            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
-        )
-        return losses | {"matchable_pictures": batch["matchable"].sum()}
-
     def write_vocabulary(folder: Path) -> None:
         save_tag_vocabulary(folder, model, tokenizer, data)
 
-    return _run(config, tokenizer, model, data, collator, loss, write_vocabulary)
+    return run_training(config, tokenizer, model, data, collator, tag_loss_of(config), write_vocabulary)
 
 
 def finetune(config: TrainConfig) -> Path:
@@ -98,14 +82,32 @@ def finetune(config: TrainConfig) -> Path:
         competing_pieces(config, tokenizer, (caption for e in examples for caption in e.captions)),
     )
 
-    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
-
     def keep_tagger(folder: Path) -> None:
         if config.data.tags == "self":  # at inference the same model writes the tags
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
-    return _run(config, tokenizer, model, data, collator, loss, keep_tagger)
+    return run_training(config, tokenizer, model, data, collator, caption_loss_of(config), keep_tagger)
+
+
+def tag_loss_of(config: TrainConfig) -> Loss:
+    """The masked-tag loss of `config`, and how many pictures have tags that can be exchanged."""
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        losses = tag_set_loss(
+            output["logits"], batch["target_ids"], batch["group_slots"], batch["group_size"], config.loss.hungarian
+        )
+        return losses | {"matchable_pictures": batch["matchable"].sum()}
+
+    return loss
+
+
+def caption_loss_of(config: TrainConfig) -> Loss:
+    """The caption loss of `config`."""
+
+    def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
+
+    return loss
 
 
 def competing_pieces(config: TrainConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Tensor | None:
@@ -179,80 +181,3 @@ def starting_model(
     store.check_all_fit(model.config.max_regions)
     model.freeze_vocabulary(shape.freeze_embeddings, shape.freeze_head_bias)
     return tokenizer, model
-
-
-def _run(
-    config: TrainConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    model: Model,
-    data: Dataset,
-    collator: Any,
-    loss: Loss,
-    finish: Callable[[Path], None],
-) -> Path:
-    """Optimizer, resume, loop, final model: what both stages share. `finish` adds files to the model's folder."""
-    out = writable_folder(config.out)
-    accelerator = make_accelerator(config.optim.precision)
-    optim = config.optim
-    schedule = Schedule.of(config, len(data))
-    steps = schedule.steps
-    optimizer = build_optimizer(model, optim)
-    found = list_checkpoints(out / "checkpoints")
-    start = load_checkpoint(found[-1], model, optimizer) if found else 0
-    sampler = StepBatches(
-        len(data),
-        optim.batch_size,
-        config.seed,
-        start,
-        steps,
-        accelerator.process_index,
-        accelerator.num_processes,
-        optim.micro_batch_size,
-    )
-    # not prepared by accelerate: the sampler already gives each process its part, in an order that does not
-    # depend on their number (accelerate's own sharding pads and re-orders)
-    batches: Iterator[Batch] = iter(
-        DataLoader(
-            data,
-            batch_sampler=sampler,
-            collate_fn=collator,
-            num_workers=config.data.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=False,
-        )
-    )
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    main = accelerator.is_main_process
-    if main:
-        (out / "config.yaml").write_text(to_yaml(config))
-        (out / "environment.json").write_text(json.dumps(environment(), indent=1))
-        atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
-    validate = CaptionValidation.of(config, tokenizer, accelerator.mixed_precision == "bf16") if main else None
-    resolved = dataclasses.asdict(config)
-    with Tracker(out, config.tracking, resolved, steps, start, f"{config.objective} {out.name}", main) as tracker:
-        tracker.say(
-            f"{config.objective}: {len(data)} pictures, {steps} updates of {optim.batch_size} pictures "
-            f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
-            f"{accelerator.mixed_precision}; {describe_parameters(model)}" + (f"; resumed at {start}" if start else "")
-        )
-        train(
-            config,
-            schedule,
-            start,
-            accelerator,
-            prepared,
-            tokenizer,
-            optimizer,
-            batches,
-            sampler.micro_batches,
-            loss,
-            validate,
-            tracker,
-        )
-    final = out / "model"
-    if main:
-        with atomic_folder(final) as temporary:
-            save_model(temporary, accelerator.unwrap_model(prepared), tokenizer)
-            finish(temporary)
-    accelerator.wait_for_everyone()
-    return final

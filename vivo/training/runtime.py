@@ -3,12 +3,13 @@
 import os
 import platform
 import subprocess
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from vivo.errors import UserError
 
@@ -20,12 +21,26 @@ def fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """precision: "fp32" | "bf16" | "auto"."""
+def make_accelerator(precision: str, timeout: int = 1800) -> Accelerator:
+    """The processes of this run, joined.
+
+    Args:
+        precision: "fp32" | "bf16" | "fp16" | "auto".
+        timeout: seconds after which a process that waits for another one raises.
+
+    Raises:
+        UserError: the launcher's processes did not join; fp16 without a GPU.
+    """
     bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise UserError("optim.precision: fp16 needs a GPU; use bf16 or fp32")
     # without a GPU accelerate joins the processes of a launcher only if told that the CPU is meant;
     # else each trains alone and all write into one folder
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        mixed_precision="fp16" if precision == "fp16" else "bf16" if bf16 else "no",
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
+    )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise UserError(

@@ -101,9 +101,7 @@ class WandbRun:
             self._try(lambda: self._run.finish(exit_code=exit_code))
             self._run = None
 
-    def _init(
-        self, mode: str, project: str, name: str, run_id: str, config: dict[str, Any], again: str | None
-    ) -> Any:
+    def _init(self, mode: str, project: str, name: str, run_id: str, config: dict[str, Any], again: str | None) -> Any:
         import wandb
 
         limits: dict[str, Any] = {"init_timeout": INIT_SECONDS}

@@ -1,0 +1,274 @@
+"""One training run from its parts: processes, resume, optimizer, loader, loop, final model. Both stages share it.
+
+Where a run starts, first rule that holds:
+
+1. `engine.resume: never`: at `init`; a folder with checkpoints is refused.
+2. `out` holds checkpoints: the newest whole one. Damaged ones are named, passed over and set aside.
+3. `engine.resume` is the folder of a checkpoint, of another run: weights, optimizer and step are its.
+4. At `init`, step 0.
+
+A checkpoint says which seed, batch size, examples and objective its step counts on. With others the order of examples
+would be another one, so they are refused; learning rate, duration, number of processes and micro-batches may change.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from vivo.config import TrainConfig, to_yaml
+from vivo.data.collate import Batch
+from vivo.data.sampler import StepBatches
+from vivo.errors import UserError
+from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, writable_folder
+from vivo.training import inputs
+from vivo.training.averages import Averages
+from vivo.training.checkpoint import (
+    Checkpoint,
+    gathered,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+    save_model,
+    set_aside_newer,
+)
+from vivo.training.interruption import Interruption
+from vivo.training.loop import Loss, Training, train
+from vivo.training.optim import build_optimizer, describe_parameters
+from vivo.training.runtime import environment, make_accelerator
+from vivo.training.schedule import Schedule
+from vivo.training.tracking import Tracker
+from vivo.training.validation import CaptionValidation
+
+
+def run_training(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    model: PreTrainedModel,
+    data: Dataset,
+    collator: Callable[[Sequence[Any]], Batch],
+    loss: Loss,
+    finish: Callable[[Path], None],
+) -> Path:
+    """Train `model` on `data` as `config` says.
+
+    Args:
+        model: at step 0. data: has `image_ids`. collator: examples to a batch.
+        loss: see `loop.Training.loss_of`. finish: adds files to the final model's folder.
+
+    Returns:
+        `out`/model, the final weights (their averages where `optim.ema` is above 0).
+
+    Raises:
+        UserError, Stopped: see `loop.train`; also a checkpoint of other settings.
+    """
+    out = writable_folder(config.out)
+    accelerator = make_accelerator(config.optim.precision, config.engine.timeout)
+    main = accelerator.is_main_process
+    schedule = Schedule.of(config, len(data))
+    folder, settings = out / "checkpoints", identity(config, data.image_ids)
+    begun = _starting_point(config, folder, settings, accelerator)
+    start = begun.step if begun else 0
+
+    if config.engine.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.engine.compile:
+        model.compile(dynamic=True)
+    optimizer = build_optimizer(model, config.optim)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(prepared)
+    averages = Averages(plain, config.optim.ema) if config.optim.ema else None
+    if begun:
+        load_checkpoint(begun.path, plain, optimizer, averages)
+        if accelerator.scaler is not None and "scaler" in begun.extra:
+            accelerator.scaler.load_state_dict(begun.extra["scaler"])
+    sampler = StepBatches(
+        len(data),
+        config.optim.batch_size,
+        config.seed,
+        start,
+        schedule.steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.optim.micro_batch_size,
+    )
+    if main:
+        atomic_write_text(out / "config.yaml", to_yaml(config))
+        atomic_write_json(out / "environment.json", environment())
+        atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
+    validate = CaptionValidation.of(config, tokenizer, accelerator)
+    best = _Best(out / "best", config.tracking.best)
+    resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
+
+    def validated(model: PreTrainedModel, done: int) -> dict[str, Any]:
+        with _averaged(averages):
+            record = validate(model, done)
+            if best.take(record):
+                weights = gathered(model.state_dict())
+                if main:
+                    best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
+        return record
+
+    def save(done: int) -> None:
+        extra = {"scaler": accelerator.scaler.state_dict()} if accelerator.scaler is not None else {}
+        keep = config.tracking.keep
+        try:
+            save_checkpoint(folder, done, plain, tokenizer, optimizer, averages, keep, settings, extra, main)
+        except OSError as error:  # a full disk may be emptied before the next one is due
+            tracker.say(f"WARNING: {error}; training goes on, older checkpoints are kept")
+
+    with (
+        Interruption() as interruption,
+        Tracker(out, config.tracking, resolved, schedule.steps, start, name, main) as tracker,
+    ):
+        tracker.say(
+            f"{config.objective}: {len(data)} pictures, {schedule.steps} updates of {config.optim.batch_size} pictures "
+            f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
+            f"{accelerator.mixed_precision}; {describe_parameters(plain)}" + (f"; resumed at {start}" if start else "")
+        )
+        train(
+            Training(
+                config,
+                schedule,
+                start,
+                accelerator,
+                prepared,
+                optimizer,
+                averages,
+                _loader(config, data, sampler, collator),
+                sampler.micro_batches,
+                loss,
+                validated if validate else None,
+                save,
+                tracker,
+                interruption,
+            )
+        )
+    final = out / "model"
+    with _averaged(averages):
+        weights = gathered(plain.state_dict())
+    if main:
+        with atomic_folder(final) as temporary:
+            save_model(temporary, plain, tokenizer, weights)
+            finish(temporary)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def identity(config: TrainConfig, image_ids: Sequence[str]) -> dict[str, Any]:
+    """What the order of examples, masks and captions hangs on: a checkpoint's step means nothing with another."""
+    examples = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
+    return {
+        "seed": config.seed,
+        "batch_size": config.optim.batch_size,
+        "objective": config.objective,
+        "pictures": len(image_ids),
+        "examples": examples[:16],
+    }
+
+
+def _starting_point(
+    config: TrainConfig, folder: Path, settings: dict[str, Any], accelerator: Accelerator
+) -> Checkpoint | None:
+    """The checkpoint to go on from by the rules above; None: at `init`. Found by rank 0 for all."""
+    found: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = [_find_checkpoint(config, folder, settings)]
+        except UserError as error:
+            found = [error]
+    broadcast_object_list(found)
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return found[0]
+
+
+def _find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | None:
+    resume = config.engine.resume
+    own = list_checkpoints(folder)
+    if resume == "never":
+        if own:
+            raise UserError(
+                f"{folder}: holds checkpoints, but engine.resume is never; remove them or choose another out"
+            )
+        return None
+    begun = None
+    if own:
+        begun = newest_checkpoint(folder, lambda text: print(text, flush=True))
+        if begun is None:
+            raise UserError(f"{folder}: none of its {len(own)} checkpoints is whole; remove them to begin again")
+        set_aside_newer(folder, begun.step)
+    elif resume != "auto":
+        begun = open_checkpoint(Path(resume))
+    if begun:
+        for key, value in settings.items():
+            if begun.run.get(key, value) != value:
+                raise UserError(
+                    f"{begun.path}: was trained with {key} {begun.run[key]}, and now it is {value}: its step would "
+                    "stand for other examples; choose another out (and init to start from its weights)"
+                )
+    return begun
+
+
+def _loader(
+    config: TrainConfig, data: Dataset, sampler: StepBatches, collator: Callable[[Sequence[Any]], Batch]
+) -> Iterator[Batch]:
+    """This process's micro-batches, from `data.workers` processes."""
+    # not prepared by accelerate: the sampler already gives each process its part, in an order that does not
+    # depend on their number (accelerate's own sharding pads and re-orders)
+    return iter(
+        DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=collator,
+            num_workers=config.data.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=False,
+        )
+    )
+
+
+class _Best:
+    """`out`/best: the model of the validation with the highest `metric` so far, and best.json, which says which.
+
+    Args:
+        metric: "" keeps none.
+    """
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        self.folder, self.metric = folder, metric
+        path = folder / "best.json"
+        self._value = json.loads(path.read_text()).get(metric, -math.inf) if metric and path.is_file() else -math.inf
+
+    def take(self, record: dict[str, Any]) -> bool:
+        """Whether this validation is the best so far; remembered if so (by every process)."""
+        if not self.metric:
+            return False
+        if self.metric not in record:
+            raise UserError(f"tracking.best: a validation has no {self.metric}, but {', '.join(record)}")
+        better = record[self.metric] > self._value
+        self._value = max(self._value, record[self.metric])
+        return better
+
+    def keep(self, done: int, write: Callable[[Path], None]) -> None:
+        """Replace what is kept (by one process)."""
+        with atomic_folder(self.folder) as temporary:
+            write(temporary)
+            (temporary / "best.json").write_text(json.dumps({"step": done, self.metric: self._value}))
+
+
+def _averaged(averages: Averages | None) -> AbstractContextManager[None]:
+    """Within the block the weights are their averages, if there are any."""
+    return averages.applied() if averages else nullcontext()

@@ -1,0 +1,85 @@
+"""When loss or gradient is not finite: stop on all processes before the update, and keep all that shows why.
+
+    <out>/nonfinite/step_00001234/
+        model/                      the weights that the step began with
+        rank0_0.safetensors .json   the tensors and the picture ids of each micro-batch of each process
+        state.json                  {"step", "seed", "loss", "gradient_norm"}
+
+`--replay FOLDER` of the training programs runs it alone (vivo/training/replay.py).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vivo.config import TrainConfig
+from vivo.data.collate import Batch
+from vivo.errors import UserError
+from vivo.training.checkpoint import gathered
+
+SHOWN = 8
+
+
+def stop_before_update(
+    config: TrainConfig,
+    step: int,
+    loss: float,
+    norm: float,
+    update: Sequence[Batch],
+    accelerator: Accelerator,
+    model: nn.Module,
+) -> NoReturn:
+    """Save batches and weights, and raise on every process with the same message.
+
+    Pictures are named whose features are not finite; where all are, those of the whole update.
+
+    Raises:
+        UserError: always; step, loss, gradient norm, picture ids, the folder.
+    """
+    plain = accelerator.unwrap_model(model)
+    weights = gathered(plain.state_dict())
+    guilty = gather_object([i for batch in update for i in pictures_not_finite(batch)])
+    named = guilty or gather_object([i for batch in update for i in batch["image_ids"]])
+    folder = Path(config.out) / "nonfinite" / f"step_{step:08d}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, batch in enumerate(update):
+            save_batch(folder / f"rank{accelerator.process_index}_{index}.safetensors", batch)
+        if accelerator.is_main_process:
+            plain.save_pretrained(folder / "model", state_dict=weights)
+            state = {"step": step, "seed": config.seed, "loss": str(loss), "gradient_norm": str(norm)}
+            (folder / "state.json").write_text(json.dumps(state))
+        saved = f"saved in {folder}: look with --replay {folder}"
+    except OSError as error:
+        saved = f"could not be saved in {folder} ({error.strerror})"
+    accelerator.wait_for_everyone()
+    what = "Pictures with features that are not finite" if guilty else "Pictures of the update"
+    shown = ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
+    raise UserError(
+        f"step {step}: loss {loss}, gradient norm {norm}; stopped before the update. {what}: {shown}. "
+        f"The batch is {saved}"
+    )
+
+
+def pictures_not_finite(batch: Batch) -> list[str]:
+    """Ids of the pictures of a batch whose region features are not finite (each row of a batch is one picture)."""
+    finite = torch.isfinite(batch["region_features"]).flatten(1).all(dim=1)
+    return [i for i, fine in zip(batch["image_ids"], finite.tolist(), strict=True) if not fine]
+
+
+def save_batch(path: Path, batch: Batch) -> None:
+    """Tensors as safetensors, the picture ids as JSON beside them."""
+    save_file({k: v.cpu().contiguous() for k, v in batch.items() if isinstance(v, Tensor)}, path)
+    path.with_suffix(".json").write_text(json.dumps({"image_ids": batch["image_ids"]}))
+
+
+def load_batch(path: Path) -> Batch:
+    """What `save_batch` wrote."""
+    return load_file(path) | json.loads(path.with_suffix(".json").read_text())
