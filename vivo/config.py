@@ -67,6 +67,11 @@ class DataConfig:
     # RegionStore and references of the pictures that are captioned (or tagged) during training; "" = none.
     validation_regions: str = ""
     validation_references: str = ""
+    # Folder of the picture files of validation, for tables that show them with their boxes; "" = without pixels.
+    validation_pictures: str = ""
+    # Pre-training: share of the pictures of `examples` kept out of training, from whose regions the tags are
+    # read at each validation.
+    validation_share: float = between(0.0, 0.0, 0.5)
     # The tags that the model sees: image-level labels, the detector's class names, both, none at all, those of
     # a tag file, or (fine-tuning) what the pre-trained model writes itself.
     tags: str = one_of("labels", "detector", "both", "none", "file", "self")
@@ -322,8 +327,12 @@ def _validate_training(config: TrainConfig) -> None:
             raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
     elif data.hints != "none":
         raise UserError('data.hints: is for objective "tags"; leave it out of fine-tuning')
-    if tracking.validate_every and not data.validation_regions:
-        raise UserError("tracking.validate_every: needs data.validation_regions")
+    if config.objective == "captions" and data.validation_share:
+        raise UserError('data.validation_share: is for objective "tags"; give data.validation_references')
+    if tracking.validate_every and not (data.validation_regions or data.validation_share):
+        raise UserError(
+            'tracking.validate_every: needs data.validation_regions, or with objective "tags" data.validation_share'
+        )
     if tracking.best and not tracking.validate_every:
         raise UserError("tracking.best: needs tracking.validate_every")
     if data.validation_references and not data.validation_regions:

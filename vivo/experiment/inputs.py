@@ -22,7 +22,7 @@ FILE = "experiment.json"
 # Fields that hold a path: told by what is there, so that a folder may be moved.
 _PATHS = {"regions", "examples", "validation_regions", "validation_references", "tag_file", "vocabulary", "tagger"}
 # Fields that change nothing that is learned. (Seed and init are those of any run, unless an override fixes them.)
-_FREE = {"out", "tracking", "workers", "engine"}
+_FREE = {"out", "tracking", "validation_pictures", "workers", "engine"}
 
 
 def inputs_of(bench: Benchmark) -> dict[str, Any]:

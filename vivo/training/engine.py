@@ -45,12 +45,11 @@ from vivo.training.checkpoint import (
     set_aside_newer,
 )
 from vivo.training.interruption import Interruption
-from vivo.training.loop import Loss, Training, train
+from vivo.training.loop import Loss, Training, Validate, train
 from vivo.training.optim import build_optimizer, describe_parameters
 from vivo.training.runtime import environment, make_accelerator
 from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
-from vivo.training.validation import CaptionValidation
 
 
 def run_training(
@@ -61,12 +60,14 @@ def run_training(
     collator: Callable[[Sequence[Any]], Batch],
     loss: Loss,
     finish: Callable[[Path], None],
+    validation: Callable[[Accelerator], Validate | None],
 ) -> Path:
     """Train `model` on `data` as `config` says.
 
     Args:
         model: at step 0. data: has `image_ids`. collator: examples to a batch.
         loss: see `loop.Training.loss_of`. finish: adds files to the final model's folder.
+        validation: makes what is called at each validation; called on all processes.
 
     Returns:
         `out`/model, the final weights (their averages where `optim.ema` is above 0).
@@ -108,7 +109,7 @@ def run_training(
         atomic_write_text(out / "config.yaml", to_yaml(config))
         atomic_write_json(out / "environment.json", environment())
         atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
-    validate = CaptionValidation.of(config, tokenizer, accelerator)
+    validate = validation(accelerator)
     best = _Best(out / "best", config.tracking.best)
     resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -16,6 +17,7 @@ from vivo.config import TrainConfig
 from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
 from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.held_out import hold_out
 from vivo.data.regions import RegionStore
 from vivo.data.text import load_tokenizer, used_pieces
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
@@ -26,6 +28,9 @@ from vivo.self_tagging import SelfTagger, open_tag_source, save_tag_vocabulary
 from vivo.training.engine import run_training
 from vivo.training.gradients import Loss
 from vivo.training.runtime import seed_start
+from vivo.training.tables import TableWriter
+from vivo.training.tag_validation import TagValidation
+from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
@@ -39,6 +44,7 @@ def pretrain(config: TrainConfig) -> Path:
     vocabulary = read_vocabulary(config.data.vocabulary)
     source = open_tag_source(config.data.tags, store, [], config.data.tag_file)
     hints = open_tag_source(config.data.hints, store, [], config.data.tag_file)
+    examples, held_out = hold_out(examples, config.data.validation_share)
     data = TagPictures(examples, store, source, vocabulary, config.data.region_dropout, config.seed, hints)
     tokenizer, model = starting_model(config, VivoForTagPretraining, store, "tags")
     masking = config.masking
@@ -57,7 +63,16 @@ def pretrain(config: TrainConfig) -> Path:
     def write_vocabulary(folder: Path) -> None:
         save_tag_vocabulary(folder, model, tokenizer, data)
 
-    return run_training(config, tokenizer, model, data, collator, tag_loss_of(config), write_vocabulary)
+    def validation(accelerator: Accelerator) -> TagValidation | None:
+        if not held_out:
+            return None
+        unseen = TagPictures(held_out, store, source, vocabulary, 0.0, config.seed, hints)
+        table = TableWriter(
+            Path(config.out), store, dict.fromkeys(unseen.image_ids, ""), config.data.validation_pictures
+        )
+        return TagValidation(unseen, tokenizer, Limits.of(model.config), accelerator, table)
+
+    return run_training(config, tokenizer, model, data, collator, tag_loss_of(config), write_vocabulary, validation)
 
 
 def finetune(config: TrainConfig) -> Path:
@@ -86,7 +101,10 @@ def finetune(config: TrainConfig) -> Path:
         if config.data.tags == "self":  # at inference the same model writes the tags
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
-    return run_training(config, tokenizer, model, data, collator, caption_loss_of(config), keep_tagger)
+    def validation(accelerator: Accelerator) -> CaptionValidation | None:
+        return CaptionValidation.of(config, tokenizer, accelerator)
+
+    return run_training(config, tokenizer, model, data, collator, caption_loss_of(config), keep_tagger, validation)
 
 
 def tag_loss_of(config: TrainConfig) -> Loss:

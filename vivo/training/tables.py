@@ -135,20 +135,23 @@ def draw_boxes(picture: Image.Image, regions: Regions) -> Image.Image:
     draw = ImageDraw.Draw(small)
     surest = sorted(range(len(regions.labels)), key=lambda i: -float(regions.scores[i]))[:DRAWN]
     colours: dict[str, str] = {}
+    names: list[tuple[float, float, str, str]] = []
     for place in reversed(surest):  # the surest on top
         x1, y1, x2, y2 = (float(v) for v in regions.boxes[place])
         box = [x1 * scale_x, y1 * scale_y, max(x2 * scale_x - 1, x1 * scale_x), max(y2 * scale_y - 1, y1 * scale_y)]
         label = regions.labels[place]
-        if not label:
+        if label:
+            colour = colours.setdefault(label, _COLOURS[len(colours) % len(_COLOURS)])
+            draw.rectangle(box, outline=colour, width=2)
+            names.append((box[0], box[1], colour, f"{label} {regions.scores[place]:.2f}"))
+        else:
             draw.rectangle(box, outline="#808080", width=1)
-            continue
-        colour = colours.setdefault(label, _COLOURS[len(colours) % len(_COLOURS)])
-        draw.rectangle(box, outline=colour, width=2)
-        text = f"{label} {regions.scores[place]:.2f}"
+    for x, y, colour, text in names:  # no box across a name
         left, top, right, bottom = draw.textbbox((0, 0), text)
-        x = max(0.0, min(box[0], small.width - (right - left) - 4))
-        y = box[1] - (bottom - top) - 4 if box[1] >= bottom - top + 4 else box[1]
-        draw.rectangle([x, y, x + right - left + 4, y + bottom - top + 4], fill=colour)
+        wide, high = right - left + 4, bottom - top + 4
+        x = max(0.0, min(x, small.width - wide))
+        y = y - high if y >= high else y
+        draw.rectangle([x, y, x + wide, y + high], fill=colour)
         draw.text((x + 2 - left, y + 2 - top), text, fill="white")
     return small
 
