@@ -1,7 +1,7 @@
 """Reads what W&B wrote offline: a run-<id>.wandb file is a log of protobuf records in LevelDB's format.
 
-wandb 0.31 has no reader of its own in Python (`wandb.sdk.internal.datastore` of older versions is gone). The file: 7 bytes
-of header (":W&B", a magic number, a version), then blocks of 32,768 bytes, each a row of chunks
+wandb 0.31 has no reader of its own in Python (`wandb.sdk.internal.datastore` of older versions is gone). The file: 7
+bytes of header (":W&B", a magic number, a version), then blocks of 32,768 bytes, each a row of chunks
 (CRC-32, length, type, bytes); type 1 is a whole record, 2, 3, 4 its first, middle and last part.
 """
 

@@ -30,8 +30,8 @@ from vivo.modeling import VivoConfig
 FORWARD, BOTH_GRADIENTS, ONE_GRADIENT = 1, 3, 2
 """How often a product is done: forward alone; forward and both gradients; forward and one of them."""
 
-# Dense matrix rate in FLOPs/s by (bf16 and fp16, fp32 without TF32), from the vendors' data sheets (without sparsity). The first name
-# that is part of what the driver calls the GPU counts, so longer names stand before shorter ones.
+# Dense matrix rate in FLOPs/s by (bf16 and fp16, fp32 without TF32), from the vendors' data sheets (without sparsity).
+# The first name that is part of what the driver calls the GPU counts, so longer names stand before shorter ones.
 GPU_PEAKS: tuple[tuple[str, float, float], ...] = (
     ("B200", 2250e12, 75e12),
     ("H200 NVL", 835e12, 60e12),

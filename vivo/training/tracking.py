@@ -60,6 +60,7 @@ class Tracker:
             facts = wandb_config(self._resolved, self._folder)
             tracking = self._wandb_config
             self._wandb = WandbRun(self._folder, tracking.wandb, tracking.project, self.name, self.run_id, facts)
+            self._began = time.monotonic()  # an unreachable server has cost seconds that no update has
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
