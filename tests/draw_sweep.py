@@ -1,7 +1,7 @@
 """Run by .venv-sweeps/bin/python: `draw_sweep.py FILE N` checks a sweep and draws N runs of it with W&B's own `sweeps`.
 
-Prints {"violations": [...], "drawn": [{parameter: value}, ...]}. Finished runs get a made-up metric between draws, since
-a Bayesian search fits one.
+Prints {"violations": [...], "drawn": [{parameter: value}, ...]}. Finished runs get a made-up metric between draws,
+since a Bayesian search fits one.
 """
 
 import json

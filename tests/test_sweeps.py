@@ -1,4 +1,4 @@
-"""configs/sweeps: valid for W&B, and what is drawn from them runs, through the code with which W&B's agent starts it."""
+"""configs/sweeps: valid for W&B, and what is drawn from them runs, by the code with which W&B's agent starts it."""
 
 import json
 import os

@@ -13,6 +13,7 @@ from vivo.cli import main
 from vivo.config import load_config
 from vivo.data.examples import read_tag_examples
 from vivo.data.held_out import hold_out
+from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.types import Regions, TagExample
 from vivo.errors import UserError
@@ -22,9 +23,8 @@ from vivo.training.tracking import read_records
 
 
 def regions_of(boxes: list[list[float]], labels: list[str], scores: list[float]) -> Regions:
-    return Regions(
-        np.array(boxes, np.float32), np.zeros((len(labels), 4), np.float16), labels, np.array(scores, np.float32), 960, 480
-    )  # fmt: skip
+    features = np.zeros((len(labels), 4), np.float16)
+    return Regions(np.array(boxes, np.float32), features, labels, np.array(scores, np.float32), 960, 480)
 
 
 def test_boxes_are_drawn_where_they_are():
@@ -90,8 +90,9 @@ def test_validation_wants_something_to_validate(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_pre_training_is_validated_on_held_out_pictures(tiny_world: Path, tmp_path: Path):
+def test_pre_training_is_validated_on_held_out_pictures(tiny_world: Path, tmp_path: Path, monkeypatch):
     """The held-out pictures are not trained on; tables come with pixels; what W&B shows is the file's."""
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))
     pictures = tiny_world / "world" / "open_images" / "images"
     pretrain(config_for(
         tiny_world, tmp_path, "tags", "optim.duration=4steps", "optim.warmup=1step", "optim.batch_size=16",
@@ -110,14 +111,19 @@ def test_pre_training_is_validated_on_held_out_pictures(tiny_world: Path, tmp_pa
 
     (stretch,) = stretches(tmp_path)
     assert stretch.rows[4]["validation_table"]["nrows"] == len(rows)
-    assert stretch.config["inputs"]["examples"]["sha256"] == json.loads((tmp_path / "inputs.json").read_text())[
-        "examples"]["sha256"]  # fmt: skip
+    assert stretch.config["inputs"] == json.loads((tmp_path / "inputs.json").read_text())
+    assert stretch.config["inputs"]["examples"]["sha256"] == sha256_of(tiny_world / "examples" / "tags.jsonl")
     (shown,) = (tmp_path / "wandb").glob("offline-run-*/files/media/table/validation_table_4_*.table.json")
     table = json.loads(shown.read_text())
     place = {name: n for n, name in enumerate(table["columns"])}
     for row, line in zip(rows, table["data"], strict=True):
         assert line[place["image_id"]] == row["image_id"] and line[place["tags"]] == ", ".join(row["tags"])
-        assert line[place["picture"]]["_type"] == "image-file"
+        assert line[place["picture"]] == "Image"  # the pixels are in the table's artifact
+    last = stretch.artifacts[-1]
+    sent = {path.split("/")[-1]: file for path, file in last.items() if path.startswith("media/images/")}
+    assert set(sent) == {r["picture"] for r in rows}
+    for r in rows:
+        assert sent[r["picture"]].read_bytes() == (folder / r["picture"]).read_bytes()
 
 
 @pytest.mark.slow

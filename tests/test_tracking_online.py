@@ -81,7 +81,8 @@ def test_a_training_without_a_server_ends_well(tiny_world: Path, tmp_path: Path)
     """pretrain/train.py with a port at which nobody listens: the whole run, one line about W&B."""
     command = [
         sys.executable, "pretrain/train.py", "configs/world.yaml", f"out={tmp_path / 'run'}",
-        f"data.regions={tiny_world / 'regions' / 'open_images'}", f"data.examples={tiny_world / 'examples' / 'tags.jsonl'}",
+        f"data.regions={tiny_world / 'regions' / 'open_images'}",
+        f"data.examples={tiny_world / 'examples' / 'tags.jsonl'}",
         f"model.vocabulary={tiny_world / 'examples' / 'vocabulary.txt'}", "optim.duration=3steps", "optim.warmup=1step",
         "optim.batch_size=8", "tracking.log_every=1step", "tracking.wandb=online",
     ]  # fmt: skip

@@ -30,6 +30,7 @@ class Stretch:
     config: dict[str, Any] = field(default_factory=dict)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # step -> what was logged at it
     metrics: dict[str, str] = field(default_factory=dict)  # metric -> its x axis
+    artifacts: list[dict[str, Path]] = field(default_factory=list)  # of each: file inside it -> where it lies now
     exit_code: int | None = None
 
 
@@ -69,6 +70,8 @@ def read_stretch(path: Path) -> Stretch:
             found.rows[row["_step"]] = row
         elif kind == "metric":
             found.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "artifact":
+            found.artifacts.append({c.path: Path(c.local_path) for c in record.artifact.manifest.contents})
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

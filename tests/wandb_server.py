@@ -1,6 +1,7 @@
 """A stand-in for W&B's server on the loopback, for tests of what a run says online and of a server that goes away.
 
-It answers the handful of requests that wandb 0.31 makes of a run, keeps the rows it is sent, and knows which runs exist.
+It answers the handful of requests that wandb 0.31 makes of a run, keeps the rows it is sent, and knows which runs
+exist.
 It is not W&B's server: what that one would make of the same requests is not tested here.
 """
 
@@ -34,7 +35,7 @@ class WandbServer:
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
 
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 body = self._body()
                 if self.path == "/graphql":
                     self._answer(server.graphql(json.loads(body)))
@@ -44,7 +45,7 @@ class WandbServer:
                 else:
                     self._answer({})
 
-            def do_PUT(self) -> None:  # noqa: N802
+            def do_PUT(self) -> None:
                 self._body()
                 server.uploads.append(self.path)
                 self._answer({})

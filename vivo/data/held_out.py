@@ -1,4 +1,4 @@
-"""Pictures kept out of training, chosen by their ids alone: the same ones for every seed, order and number of processes."""
+"""Pictures kept out of training, chosen by their ids alone: the same for every seed, order and number of processes."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """How fast and how well a run uses its machine, and how far an update moves the weights: the figures of a log record.
 
-The loop shows every micro-batch to a `Meter` (counts only, on the CPU, no waiting for a GPU), lets it watch the update of a
-step that is logged, and takes the figures once a record.
+The loop shows every micro-batch to a `Meter` (counts only, on the CPU, no waiting for a GPU), lets it watch the update
+of a step that is logged, and takes the figures once a record.
 """
 
 import math
@@ -64,9 +64,9 @@ class Meter:
         """The figures since the last call, which lies `seconds` back; called on all processes.
 
         tokens_per_second: elements through the encoder (tag and caption pieces, regions; no padding), all processes.
-        mfu: model FLOPs per second over the peak of all devices. memory_gib: the fullest process's most, of its GPU (what
-        PyTorch had allocated) or, without one, of its resident memory. update_norm: ||w' - w|| / ||w|| over all trained
-        weights, of the last update.
+        mfu: model FLOPs per second over the peak of all devices. memory_gib: the fullest process's most, of its GPU
+        (what PyTorch had allocated) or, without one, of its resident memory. update_norm: ||w' - w|| / ||w|| over all
+        trained weights, of the last update.
         """
         device = self._accelerator.device
         mine = torch.tensor(

@@ -1,9 +1,9 @@
 """`vivo sync`: a run folder written to W&B as one run, from its first record to its last.
 
-Runs that were interrupted, or that trained where W&B was out of reach, leave W&B with pieces: an offline folder for each
-stretch, records that a resumed run wrote twice, or nothing. The run folder has all of it once, so the whole curve is
-replayed under the run's stored id: config.yaml, environment.json and inputs.json as its configuration, metrics.jsonl, and
-the tables of its validations.
+Runs that were interrupted, or that trained where W&B was out of reach, leave W&B with pieces: an offline folder for
+each stretch, records that a resumed run wrote twice, or nothing. The run folder has all of it once, so the whole curve
+is replayed under the run's stored id: config.yaml, environment.json and inputs.json as its configuration,
+metrics.jsonl, and the tables of its validations.
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
     validation/step_00000075.jsonl   one picture a line: {"image_id", "picture", "width", "height", "boxes", "tags",
                                      "predicted_tags", "caption", "references"}
-    validation/pictures/*.jpg        the pictures with their boxes drawn, written once; only where `data.validation_pictures`
-                                     names the folder of the picture files
+    validation/pictures/*.jpg        the pictures with their boxes drawn, written once; only where
+                                     `data.validation_pictures` names the folder of the picture files
 
 `boxes` are {"box": [x1, y1, x2, y2] in pixels of the original picture, "label": "" without a name, "score"}, all that
 the store has. `tags` are what the model was shown, `predicted_tags` what a tag model read from the regions alone.

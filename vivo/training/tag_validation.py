@@ -1,7 +1,8 @@
 """How well a model in pre-training reads tags from regions alone, on pictures that it is not trained on.
 
 All tags of a picture are masked, whatever the run's own share of masked tags: the figures of runs that mask more or
-fewer of them can be compared, which their training losses cannot. All word pieces compete, as when a caption is written.
+fewer of them can be compared, which their training losses cannot. All word pieces compete, as when a caption is
+written.
 """
 
 from collections.abc import Iterator

@@ -3,8 +3,8 @@
 W&B is a copy: the truth is metrics.jsonl and the other files of the run folder (`vivo.training.tracking`), and
 `vivo sync` can make the copy again. A call that fails is reported in one line and W&B is left alone from there on.
 
-Times: `INIT_SECONDS` and `FINISH_SECONDS` bound what an unreachable server can cost; a run asks nothing of the server in
-between (records go to W&B's own process, which keeps them on disk). Measured figures: docs/tracking.md.
+Times: `INIT_SECONDS` and `FINISH_SECONDS` bound what an unreachable server can cost; a run asks nothing of the server
+in between (records go to W&B's own process, which keeps them on disk). Measured figures: docs/tracking.md.
 """
 
 import json
