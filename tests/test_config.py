@@ -228,7 +228,7 @@ def test_evaluation_configurations(tmp_path: Path) -> None:
 
 
 def test_every_configuration_file_loads() -> None:
-    launchers = {configs_dir() / name for name in ("accelerate", "slurm")}  # of other programs: test_launchers.py
+    launchers = {configs_dir() / name for name in ("accelerate", "slurm", "sweeps")}  # for other programs
     files = sorted(path for path in configs_dir().rglob("*.yaml") if path.parent not in launchers)
     assert {path.name for path in files} >= {"world.yaml", "forkme.yaml", "table6_one_mask.yaml", "mask_15.yaml"}
     for path in files:

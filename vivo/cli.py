@@ -1,4 +1,4 @@
-"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `doctor`, `features`, `data`, `config`.
+"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `doctor`, `features`, `data`, `config`, `sync`.
 
 Thin: it reads arguments, calls the library and prints. Libraries are imported inside the verbs, so
 that `vivo --help` does not wait for PyTorch. Training and evaluation are programs of their own
@@ -184,6 +184,13 @@ def config(arguments: argparse.Namespace) -> None:
     print(to_yaml(load(arguments.config, arguments.overrides)), end="")
 
 
+def sync(arguments: argparse.Namespace) -> None:
+    """`vivo sync`: the records of a run folder as one W&B run."""
+    from vivo.training.sync import sync_run
+
+    print(sync_run(arguments.run_folder, arguments.offline, arguments.project))
+
+
 def _parser() -> argparse.ArgumentParser:
     """All verbs and their arguments."""
     parser = argparse.ArgumentParser(prog="vivo", description="Visual vocabulary pre-training for image captioning.")
@@ -296,6 +303,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="as in optim.lr=1e-4")
     verb.add_argument("--eval", action="store_true", help="an evaluation (configs/eval/), not a training run")
     verb.set_defaults(run=config)
+
+    verb = verbs.add_parser("sync", help="give W&B a whole training run again, from the files of its folder")
+    verb.add_argument("run_folder", type=Path, metavar="RUN_DIR", help="`out` of the training's configuration")
+    verb.add_argument("--offline", action="store_true", help="write a W&B folder below RUN_DIR/wandb, ask no server")
+    verb.add_argument("--project", default="", help="W&B project; default: the one in RUN_DIR/config.yaml")
+    verb.set_defaults(run=sync)
     return parser
 
 

@@ -74,6 +74,11 @@ class DataConfig:
     # RegionStore and references of the pictures that are captioned (or tagged) during training; "" = none.
     validation_regions: str = ""
     validation_references: str = ""
+    # Folder of the picture files of validation, for tables that show them with their boxes; "" = without pixels.
+    validation_pictures: str = ""
+    # Pre-training: share of the pictures of `examples` kept out of training, from whose regions the tags are
+    # read at each validation.
+    validation_share: float = between(0.0, 0.0, 0.5)
     # The tags that the model sees: image-level labels, the detector's class names, both, none at all, those of
     # a tag file, or (fine-tuning) what the pre-trained model writes itself.
     tags: str = one_of("labels", "detector", "both", "none", "file", "self")
@@ -340,8 +345,12 @@ def _validate_training(config: TrainConfig) -> None:
             raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
     if config.objective == "both" and not 0 < data.pairs_share < 1:
         raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
-    if tracking.validate_every and not data.validation_regions:
-        raise UserError("tracking.validate_every: needs data.validation_regions")
+    if config.objective != "tags" and data.validation_share:
+        raise UserError('data.validation_share: is for objective "tags"; leave it out')
+    if tracking.validate_every and not (data.validation_regions or data.validation_share):
+        raise UserError(
+            'tracking.validate_every: needs data.validation_regions, or with objective "tags" data.validation_share'
+        )
     if tracking.best and not tracking.validate_every:
         raise UserError("tracking.best: needs tracking.validate_every")
     if data.validation_references and not data.validation_regions:

@@ -25,7 +25,7 @@ _PATHS = {
     "vocabulary", "tagger",
 }  # fmt: skip
 # Fields that change nothing that is learned. (Seed and init are those of any run, unless an override fixes them.)
-_FREE = {"out", "tracking", "workers", "engine"}
+_FREE = {"out", "tracking", "validation_pictures", "workers", "engine"}
 
 
 def inputs_of(bench: Benchmark) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from vivo.data.collate import Batch
 from vivo.data.sampler import StepBatches
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, writable_folder
+from vivo.training import inputs
 from vivo.training.averages import Averages
 from vivo.training.checkpoint import (
     Checkpoint,
@@ -46,30 +47,27 @@ from vivo.training.checkpoint import (
     whole_copy,
 )
 from vivo.training.interruption import Interruption
-from vivo.training.loop import Loss, Training, train
+from vivo.training.loop import Training, Validate, train
 from vivo.training.optim import build_optimizer, describe_parameters
 from vivo.training.runtime import environment, make_accelerator
 from vivo.training.schedule import Schedule
+from vivo.training.tasks import Task
 from vivo.training.tracking import Tracker
-from vivo.training.validation import CaptionValidation
 
 
 def run_training(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerFast,
     model: PreTrainedModel,
-    data: Dataset,
-    collator: Callable[[Sequence[Any]], Batch],
-    loss: Loss,
+    task: Task,
     finish: Callable[[Path], None],
-    order: Callable[..., StepBatches] = StepBatches,
+    validation: Callable[[Accelerator], Validate | None],
 ) -> Path:
-    """Train `model` on `data` as `config` says.
+    """Train `model` on `task` as `config` says.
 
     Args:
-        model: at step 0. data: has `image_ids`. collator: examples to a batch.
-        loss: see `loop.Training.loss_of`. finish: adds files to the final model's folder.
-        order: which pictures are in which update.
+        model: at step 0. task: what it learns from. finish: adds files to the final model's folder.
+        validation: makes what is called at each validation; called on all processes.
 
     Returns:
         `out`/model, the final weights (their averages where `optim.ema` is above 0).
@@ -77,7 +75,7 @@ def run_training(
     Raises:
         UserError, Stopped: see `loop.train`; also a checkpoint of other settings.
     """
-    out = writable_folder(config.out)
+    out, data = writable_folder(config.out), task.data
     accelerator = make_accelerator(config.optim.precision, config.engine.timeout)
     main = accelerator.is_main_process
     schedule = Schedule.of(config, len(data))
@@ -97,7 +95,7 @@ def run_training(
         load_checkpoint(begun.path, plain, optimizer, averages)
         if accelerator.scaler is not None and "scaler" in begun.extra:
             accelerator.scaler.load_state_dict(begun.extra["scaler"])
-    sampler = order(
+    sampler = task.order(
         len(data),
         config.optim.batch_size,
         config.seed,
@@ -110,7 +108,8 @@ def run_training(
     if main:
         atomic_write_text(out / "config.yaml", to_yaml(config))
         atomic_write_json(out / "environment.json", environment())
-    validate = CaptionValidation.of(config, tokenizer, accelerator)
+        atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
+    validate = validation(accelerator)
     best = _Best(out / "best", config.tracking.best)
     resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
 
@@ -151,9 +150,9 @@ def run_training(
                 prepared,
                 optimizer,
                 averages,
-                _loader(config, data, sampler, collator),
+                _loader(config, data, sampler, task.collator),
                 sampler.micro_batches,
-                loss,
+                task.loss,
                 validated if validate else None,
                 save,
                 tracker,

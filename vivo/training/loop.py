@@ -22,6 +22,7 @@ from vivo.training.averages import Averages
 from vivo.training.gradients import Loss, accumulate, check_all_have_gradients
 from vivo.training.interruption import Interruption, Stopped
 from vivo.training.means import means
+from vivo.training.measure import Meter
 from vivo.training.nonfinite import stop_before_update
 from vivo.training.runtime import seed_step
 from vivo.training.schedule import Schedule
@@ -70,6 +71,7 @@ def train(run: Training) -> None:
     """
     accelerator, schedule, optim = run.accelerator, run.schedule, run.config.optim
     trained = [p for p in run.model.parameters() if p.requires_grad]
+    meter = Meter(accelerator.unwrap_model(run.model), accelerator)
     run.model.train()
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
@@ -77,7 +79,7 @@ def train(run: Training) -> None:
         for group in run.optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
         seed_step(run.config.seed, step, accelerator.process_index)
-        update = [to_device(next(run.batches), accelerator.device) for _ in range(run.micro_batches)]
+        update = [to_device(meter.saw(next(run.batches)), accelerator.device) for _ in range(run.micro_batches)]
         parts = accumulate(accelerator, run.model, run.loss_of, update)
         if step == run.start:
             check_all_have_gradients(accelerator.unwrap_model(run.model))
@@ -90,7 +92,8 @@ def train(run: Training) -> None:
         # a scaled (fp16) gradient may overflow: the scaler then leaves the update out and lowers its scale
         if not (math.isfinite(loss) and (math.isfinite(norm) or accelerator.scaler is not None)):
             stop_before_update(run.config, step, loss, norm, update, accelerator, run.model)
-        run.optimizer.step()
+        with meter.watching(schedule.due(schedule.log_every, step + 1)):
+            run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if run.averages:
@@ -110,13 +113,16 @@ def train(run: Training) -> None:
                 "tokens_per_step": tokens / (pictures / optim.batch_size),
                 "pictures_per_second": pictures / seconds,
                 "pictures": float(done * optim.batch_size),
+                **meter.record(seconds),
             }
             run.tracker.log(done, record)
             sums, since, pictures = {}, time.monotonic(), 0
         run.tracker.advance(done, record)
         if run.validate and schedule.due(schedule.validate_every, done):
             run.model.eval()
-            run.tracker.log(done, run.validate(accelerator.unwrap_model(run.model), done))
+            found = run.validate(accelerator.unwrap_model(run.model), done)
+            run.tracker.log(done, found | {"pictures": float(done * optim.batch_size)})
+            run.tracker.log_table(done)
             run.model.train()
             since = time.monotonic()
         if done < schedule.steps and (stop or schedule.due(schedule.save_every, done)):

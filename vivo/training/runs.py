@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
 from vivo.config import TrainConfig
@@ -21,7 +22,10 @@ from vivo.self_tagging import SelfTagger, save_tag_vocabulary
 from vivo.training.engine import run_training
 from vivo.training.replay import replay
 from vivo.training.runtime import seed_start
+from vivo.training.tables import TableWriter
+from vivo.training.tag_validation import TagValidation
 from vivo.training.tasks import both_tasks, caption_pictures, caption_task, loss_of, tag_pictures, tag_task
+from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
 STATISTICS_PICTURES = 1000
@@ -33,7 +37,7 @@ Model = VivoForTagPretraining | VivoForCaptioning | VivoForPretraining
 def pretrain(config: TrainConfig) -> Path:
     """Pre-training with the objective "tags", "pairs" or "both". Returns the folder of the trained model."""
     data = config.data
-    tags = tag_pictures(config) if config.objective != "pairs" else None
+    tags, held_out = tag_pictures(config) if config.objective != "pairs" else (None, None)
     pairs = None
     if config.objective != "tags":
         pairs = caption_pictures(config, data.pairs, data.pairs_regions or data.regions, data.pairs_tags)
@@ -50,9 +54,14 @@ def pretrain(config: TrainConfig) -> Path:
         if tags:
             save_tag_vocabulary(folder, model, tokenizer, tags)
 
-    return run_training(
-        config, tokenizer, model, task.data, task.collator, task.loss, write_vocabulary, order=task.order
-    )
+    def validation(accelerator: Accelerator) -> TagValidation | None:
+        if not held_out:
+            return None
+        files = dict.fromkeys(held_out.image_ids, "")
+        table = TableWriter(Path(config.out), held_out.store, files, config.data.validation_pictures)
+        return TagValidation(held_out, tokenizer, limits, accelerator, table)
+
+    return run_training(config, tokenizer, model, task, write_vocabulary, validation)
 
 
 def finetune(config: TrainConfig) -> Path:
@@ -65,8 +74,11 @@ def finetune(config: TrainConfig) -> Path:
         if config.data.tags == "self":  # at inference the same model writes the tags
             SelfTagger.from_pretrained(tagger).save_pretrained(folder / "tagger")
 
+    def validation(accelerator: Accelerator) -> CaptionValidation | None:
+        return CaptionValidation.of(config, tokenizer, accelerator)
+
     task = caption_task(config, data, tokenizer, Limits.of(model.config))
-    return run_training(config, tokenizer, model, task.data, task.collator, task.loss, keep_tagger)
+    return run_training(config, tokenizer, model, task, keep_tagger, validation)
 
 
 def replay_pretrain(config: TrainConfig, folder: Path) -> bool:

@@ -22,6 +22,7 @@ from vivo.config import TrainConfig
 from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
 from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.held_out import hold_out
 from vivo.data.mixed import MixedBatches, MixedCollator, MixedPictures
 from vivo.data.regions import RegionStore
 from vivo.data.sampler import StepBatches
@@ -46,18 +47,15 @@ class Task:
     order: Callable[..., StepBatches] = StepBatches
 
 
-def tag_pictures(config: TrainConfig) -> TagPictures:
-    """The image-tag pairs of `data.examples`."""
+def tag_pictures(config: TrainConfig) -> tuple[TagPictures, TagPictures | None]:
+    """The image-tag pairs of `data.examples` to train on, and the share of them that is held out, if any."""
     data, store = config.data, RegionStore(config.data.regions)
-    return TagPictures(
-        read_tag_examples(data.examples),
-        store,
-        open_tag_source(data.tags, store, [], data.tag_file),
-        read_vocabulary(data.vocabulary),
-        data.region_dropout,
-        config.seed,
-        open_tag_source(data.hints, store, [], data.tag_file),
-    )
+    tags = open_tag_source(data.tags, store, [], data.tag_file)
+    hints = open_tag_source(data.hints, store, [], data.tag_file)
+    vocabulary = read_vocabulary(data.vocabulary)
+    examples, held_out = hold_out(read_tag_examples(data.examples), data.validation_share)
+    unseen = TagPictures(held_out, store, tags, vocabulary, 0.0, config.seed, hints) if held_out else None
+    return TagPictures(examples, store, tags, vocabulary, data.region_dropout, config.seed, hints), unseen
 
 
 def caption_pictures(config: TrainConfig, examples: str, regions: str, tags: str, tagger: str = "") -> CaptionPictures:

@@ -1,13 +1,11 @@
 """What a run says about itself: metrics.jsonl always, W&B by option, a progress bar. Rank 0 only.
 
 metrics.jsonl is the truth: one JSON record a line, each with "step". W&B gets the same records and
-can never end a run: a failing call is reported once and tracking goes on without it.
+can never end a run (`vivo.training.wandb_run`); `vivo sync` can give it all of them again (`vivo.training.sync`).
 """
 
 import json
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vivo.config import TrackingConfig
+from vivo.training.tables import cut_tables, table_path
+from vivo.training.wandb_run import WandbRun, run_id_of, wandb_config
 
 
 class Tracker:
-    """Records and progress of one run; a context manager. Does nothing where `active` is False."""
+    """Records and progress of one run; a context manager. Does nothing where `active` is False.
+
+    Args:
+        folder: of the run. resolved: all fields of its configuration. steps, start: updates of the whole run, done
+            before. name: of the run, for people. active: this is rank 0.
+        run_id: of the W&B run that goes on, as a checkpoint knows it; "" = what the folder says, else a new one.
+
+    Attributes:
+        run_id: the W&B run's id, which checkpoints carry; "" where not active.
+    """
 
     def __init__(
         self,
@@ -29,23 +38,29 @@ class Tracker:
         start: int,
         name: str,
         active: bool,
+        run_id: str = "",
     ):
         self.active, self.steps, self.start, self.name = active, steps, start, name
         self._wandb_config, self._resolved, self._folder = config, resolved, folder
-        self._wandb = None
+        self._wandb: WandbRun | None = None
+        self.run_id = run_id_of(folder, run_id) if active else ""
         self._console = Console(stderr=True)
         self._progress: Progress | None = None
         self._began = time.monotonic()
         if active:
             self._path = folder / "metrics.jsonl"
             _cut_records(self._path, start)
+            cut_tables(folder, start)
             self._file = self._path.open("a")
 
     def __enter__(self) -> "Tracker":
         if not self.active:
             return self
         if self._wandb_config.wandb != "disabled":
-            self._wandb = self._quietly(self._start_wandb)
+            facts = wandb_config(self._resolved, self._folder)
+            tracking = self._wandb_config
+            self._wandb = WandbRun(self._folder, tracking.wandb, tracking.project, self.name, self.run_id, facts)
+            self._began = time.monotonic()  # an unreachable server has cost seconds that no update has
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -69,16 +84,22 @@ class Tracker:
             self._progress.stop()
         self._file.close()
         if self._wandb:
-            self._quietly(lambda: self._wandb.finish(exit_code=0 if error[0] is None else 1))
+            self._wandb.finish(exit_code=0 if error[0] is None else 1)
 
-    def log(self, step: int, record: dict[str, float]) -> None:
+    def log(self, step: int, record: dict[str, Any]) -> None:
         """Append a record; `step` counts updates done."""
         if not self.active:
             return
         self._file.write(json.dumps({"step": step, **record}) + "\n")
         self._file.flush()
         if self._wandb:
-            self._quietly(lambda: self._wandb.log(record, step=step))
+            self._wandb.log(step, record)
+
+    def log_table(self, step: int) -> None:
+        """Show W&B the table that the validation at `step` has written, if it has written one."""
+        path = table_path(self._folder, step)
+        if self._wandb and path.is_file():
+            self._wandb.log_table(step, path)
 
     def advance(self, step: int, record: dict[str, float] | None = None) -> None:
         """Move the bar; without a terminal print a line for each record instead."""
@@ -95,25 +116,6 @@ class Tracker:
         """A line for the reader, above the bar."""
         if self.active:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def _start_wandb(self) -> Any:
-        import wandb
-
-        return wandb.init(
-            project=self._wandb_config.project,
-            mode=self._wandb_config.wandb,
-            dir=str(self._folder),
-            config=self._resolved,
-            name=self.name,
-        )
-
-    def _quietly(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except Exception as error:  # W&B raises many kinds; none may cost a run
-            print(f"W&B: {type(error).__name__}: {error}; going on with metrics.jsonl alone", file=sys.stderr)
-            self._wandb = None
-            return None
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a captioner writes while it learns: captions beside references, and the signs of collapse."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,9 @@ from vivo.metrics.cider import cider_d
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import decode_pictures
 from vivo.self_tagging import open_tag_source
+from vivo.training import tables
 from vivo.training.collapse import alarms, signs
+from vivo.training.tables import TableWriter
 
 SHOWN = 8
 # So many pictures are also captioned from another one's regions and tags.
@@ -39,7 +42,9 @@ class CaptionValidation:
         accelerator: Accelerator,
         tokenizer: PreTrainedTokenizerFast,
         decode: DecodeConfig,
+        table: TableWriter,
     ):
+        self.table = table
         self.store, self.examples, self.tags, self.accelerator = store, examples, tags, accelerator
         self.tokenizer, self.decode = tokenizer, decode
 
@@ -55,7 +60,9 @@ class CaptionValidation:
         kind = data.tags if data.tags in ("none", "file", "self") else "detector"
         ids = [e.image_id for e in examples]
         source = open_tag_source(kind, store, ids, data.tag_file, data.tagger or config.init)
-        return cls(store, examples, source, accelerator, tokenizer, DecodeConfig())
+        files = {e.image_id: e.file_name for e in examples}
+        table = TableWriter(Path(config.out), store, files, data.validation_pictures)
+        return cls(store, examples, source, accelerator, tokenizer, DecodeConfig(), table)
 
     def __call__(self, model: VivoForCaptioning, step: int) -> dict[str, float | str]:
         """One record for metrics.jsonl; the first captions are printed."""
@@ -74,6 +81,8 @@ class CaptionValidation:
         if self.accelerator.is_main_process:
             for image_id in ids[:SHOWN]:
                 print(f"  {image_id}: {captions[image_id]!r}  reference: {references[image_id][0]!r}")
+            tags = {i: self.tags(i, [], self.store[i]) for i in ids[: tables.SHOWN]}
+            self.table.write(step, ids, tags, captions, references)
             for text in alarms(numbers):
                 print(f"  ALARM after {step} updates: {text}")
         record: dict[str, float | str] = {f"validation_{name}": value for name, value in numbers.items()}

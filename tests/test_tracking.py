@@ -1,0 +1,107 @@
+"""Tracking: W&B is a copy of the run folder that can be made again and cannot cost a run."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from wandb_records import Stretch, stretches
+
+from vivo.cli import main
+from vivo.config import TrackingConfig, TrainConfig, to_yaml
+from vivo.training.tracking import Tracker, read_records
+
+RESOLVED = dataclasses.asdict(TrainConfig())
+
+
+def record_of(step: int) -> dict[str, float]:
+    """Values that show any rounding."""
+    return {"loss": 1 / (3 * step), "lr": 1e-4 / step, "pictures": 64.0 * step, "gradient_norm": 1e20 / step}
+
+
+def track(folder: Path, start: int, stop: int, mode: str = "offline", run_id: str = "") -> str:
+    """A stretch of a run: updates start + 1 .. stop, each logged, a validation at the last. Returns the run's id."""
+    config = TrackingConfig(wandb=mode)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(TrainConfig()))
+    (folder / "environment.json").write_text(json.dumps({"commit": "abc1234"}))
+    with Tracker(folder, config, RESOLVED, 100, start, "tags run", True, run_id) as tracker:
+        for step in range(start + 1, stop + 1):
+            tracker.log(step, record_of(step))
+        tracker.log(stop, {"validation_CIDEr": 12.5 + stop})
+    return tracker.run_id
+
+
+def assert_same(stretch: Stretch, records: list[dict]) -> None:
+    """Every value of every record stands in the row of its step, and nothing else but W&B's own."""
+    expected: dict[int, dict] = {}
+    for record in records:
+        expected.setdefault(record["step"], {}).update({k: v for k, v in record.items() if k != "step"})
+    found = {
+        step: {k: v for k, v in row.items() if not k.startswith("_") and k != "validation_table"}
+        for step, row in stretch.rows.items()
+    }
+    assert found == expected
+
+
+def test_an_offline_run_has_every_record(tmp_path: Path):
+    run_id = track(tmp_path / "run", 0, 7)
+    (stretch,) = stretches(tmp_path / "run")
+    assert (stretch.run_id, stretch.name, stretch.project, stretch.exit_code) == (run_id, "tags run", "vivo", 0)
+    assert_same(stretch, read_records(tmp_path / "run" / "metrics.jsonl"))
+    assert stretch.metrics == {"pictures": "", "*": "pictures"}
+    assert {k: stretch.config[k] for k in RESOLVED} == RESOLVED
+    assert stretch.config["environment"] == {"commit": "abc1234"}
+
+
+def test_two_stretches_have_one_id_and_sync_makes_one_run_of_them(tmp_path: Path, capsys):
+    """Resumed at 5 after 8 were logged: the first stretch has 8 rows, the second goes on at 6, sync has each once."""
+    run = tmp_path / "run"
+    run_id = track(run, 0, 8)
+    assert track(run, 5, 12, run_id=run_id) == run_id == (run / "wandb_run_id.txt").read_text().strip()
+    first, second = stretches(run)
+    assert first.run_id == second.run_id == run_id
+    assert (list(first.rows), list(second.rows)) == (list(range(1, 9)), list(range(6, 13)))
+
+    records = read_records(run / "metrics.jsonl")
+    assert [r["step"] for r in records] == [*range(1, 13), 12]
+    assert main(["sync", str(run), "--offline", "--project", "elsewhere"]) == 0
+    assert f"{len(records)} records, 0 tables -> W&B run {run_id}" in capsys.readouterr().out
+    *_, replayed = stretches(run)
+    assert (replayed.run_id, replayed.project, replayed.name) == (run_id, "elsewhere", "tags run")
+    assert_same(replayed, records)
+    assert replayed.config["environment"] == {"commit": "abc1234"} and replayed.config["optim"] == RESOLVED["optim"]
+
+
+def test_whose_id_it_is(tmp_path: Path, monkeypatch):
+    """A checkpoint's, else the folder's, else what a sweep's agent demands, else a new one; other ranks have none."""
+    monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
+    assert track(tmp_path / "run", 0, 1, "disabled") == "fromagent"
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    assert track(tmp_path / "run", 0, 1, "disabled") == "fromagent"
+    assert track(tmp_path / "run", 0, 1, "disabled", "checkpoint") == "checkpoint"
+    assert track(tmp_path / "run", 0, 1, "disabled") == "checkpoint"
+    assert Tracker(tmp_path / "none", TrackingConfig(wandb="offline"), {}, 1, 0, "n", False).run_id == ""
+    assert not (tmp_path / "none").exists() and not (tmp_path / "run" / "wandb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere"], "nowhere: no config.yaml"),
+        (["empty", "--offline"], "empty/metrics.jsonl: no record to replay"),
+        (["run"], "W&B: UsageError: No API key configured"),
+    ],
+)
+def test_sync_says_what_it_lacks(tmp_path: Path, monkeypatch, capsys, arguments, message):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    track(tmp_path / "run", 0, 2, "disabled")
+    (tmp_path / "empty").mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / "empty" / name).write_text("seed: 0\n" if name == "config.yaml" else "")
+    assert main(["sync", *arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
