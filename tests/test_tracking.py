@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,20 @@ def test_sync_says_what_it_lacks(tmp_path: Path, monkeypatch, capsys, arguments,
         (tmp_path / "empty" / name).write_text("seed: 0\n" if name == "config.yaml" else "")
     assert main(["sync", *arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_records_wait_while_the_disk_is_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A limit of this process stands for the full disk: half a line is never left, and nothing is lost."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Tracker(tmp_path, TrackingConfig(), {}, 9, 0, "run", True) as tracker:
+        tracker.log(1, {"loss": 1.0})
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+            for step in (2, 3, 4):
+                tracker.log(step, {"loss": 1.0})
+            assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [1]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        tracker.log(5, {"loss": 1.0})
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert capsys.readouterr().err.count("records wait in memory") == 1

@@ -111,6 +111,8 @@ def run_training(
         atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
     validate = validation(accelerator)
     best = _Best(out / "best", config.tracking.best)
+    # another run's checkpoint begins a W&B run of its own
+    run_id = begun.extra.get("wandb_id", "") if begun and begun.path.parent == folder else ""
     resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
 
     def validated(model: PreTrainedModel, done: int) -> dict[str, Any]:
@@ -125,7 +127,9 @@ def run_training(
         return record
 
     def save(done: int) -> None:
-        extra = {"scaler": accelerator.scaler.state_dict()} if accelerator.scaler is not None else {}
+        extra = {"wandb_id": tracker.run_id}
+        if accelerator.scaler is not None:
+            extra["scaler"] = accelerator.scaler.state_dict()
         keep = config.tracking.keep
         try:
             save_checkpoint(folder, done, plain, tokenizer, optimizer, averages, keep, settings, extra, main)
@@ -134,7 +138,7 @@ def run_training(
 
     with (
         Interruption() as interruption,
-        Tracker(out, config.tracking, resolved, schedule.steps, start, name, main) as tracker,
+        Tracker(out, config.tracking, resolved, schedule.steps, start, name, main, run_id) as tracker,
     ):
         tracker.say(
             f"{config.objective}: {len(data)} pictures, {schedule.steps} updates of {config.optim.batch_size} pictures "

@@ -51,7 +51,7 @@ class Tracker:
             self._path = folder / "metrics.jsonl"
             _cut_records(self._path, start)
             cut_tables(folder, start)
-            self._file = self._path.open("a")
+            self._records = _Records(self._path)
 
     def __enter__(self) -> "Tracker":
         if not self.active:
@@ -82,7 +82,8 @@ class Tracker:
             return
         if self._progress:
             self._progress.stop()
-        self._file.close()
+        if lost := self._records.close():
+            self.say(f"WARNING: {self._path}: the last {lost} records could not be written")
         if self._wandb:
             self._wandb.finish(exit_code=0 if error[0] is None else 1)
 
@@ -90,8 +91,8 @@ class Tracker:
         """Append a record; `step` counts updates done."""
         if not self.active:
             return
-        self._file.write(json.dumps({"step": step, **record}) + "\n")
-        self._file.flush()
+        if problem := self._records.append({"step": step, **record}):
+            self.say(f"WARNING: {self._path}: {problem}; records wait in memory, training goes on")
         if self._wandb:
             self._wandb.log(step, record)
 
@@ -116,6 +117,40 @@ class Tracker:
         """A line for the reader, above the bar."""
         if self.active:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Records:
+    """Lines appended to a file whole or not at all; while the disk is full they wait here."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("ab", buffering=0)
+        self._size = path.stat().st_size
+        self._waiting: list[bytes] = []
+
+    def append(self, record: dict[str, Any]) -> str:
+        """Returns what the system said when the disk turned out to be full, else ""."""
+        first = not self._waiting
+        self._waiting.append(json.dumps(record).encode() + b"\n")
+        problem = self._write()
+        return problem if first else ""
+
+    def close(self) -> int:
+        """Try once more; returns how many records are lost."""
+        self._write()
+        self._file.close()
+        return len(self._waiting)
+
+    def _write(self) -> str:
+        content = b"".join(self._waiting)
+        try:
+            if self._file.write(content) < len(content):  # what fitted; the rest would have been refused
+                raise OSError("no space left")
+        except OSError as error:
+            self._file.truncate(self._size)  # no half line between whole ones
+            return error.strerror or str(error)
+        self._size += len(content)
+        self._waiting.clear()
+        return ""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
