@@ -263,6 +263,16 @@ def test_a_failed_preparation_leaves_what_was_there(lines, tmp_path: Path, capsy
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "own.jsonl"]
 
 
+def test_a_folder_of_ones_own_is_never_replaced(lines, photos: Path, capsys: pytest.CaptureFixture):
+    program = load_script("finetune/prepare_own.py").main
+    source = lines({"image": f"{photos.name}/2.png", "captions": ["a green picture"]})
+    there = sorted(photos.iterdir())
+    for out in (photos, photos.parent, source):
+        assert program([str(source), str(out)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {out}: ")
+    assert sorted(photos.iterdir()) == there and source.is_file()
+
+
 def test_counts_lengths_unknown_pieces_and_repetitions(lines, tokenizer):
     path = lines(
         {"image": "a.png", "captions": ["a dog", "A dog", "a dog on the green grass of a park"], "tags": ["dog"] * 7},

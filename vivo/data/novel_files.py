@@ -30,6 +30,15 @@ from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text
 
 NEEDED = ("pictures.jsonl", "tags.jsonl", "captions.jsonl", "classes.json", "nocaps_val_captions.json", "split.json")
+FILES = (
+    *NEEDED,
+    "captions_val.json",
+    "nocaps_val_image_info.json",
+    "vocabulary.txt",
+    "training_pictures.tsv",
+    "evaluation_pictures.tsv",
+)
+"""All that is written."""
 _DESCRIPTION = "from {source}, written by vivo"
 
 
