@@ -244,6 +244,7 @@ def test_boxes_of_coco_instances(photos: Path):
     for change, text in (
         ({"image_id": 99}, "boxes of none of the 3 pictures"),
         ({"category_id": 5}, r"annotations\[0\]: no category_id"),
+        ({"category_id": [4]}, r"annotations\[0\]: no category_id"),
         ({"bbox": [1, 2, 3]}, r"annotations\[0\]: bbox must be x y width height"),
     ):
         wrong = content["annotations"][0] | change
