@@ -350,7 +350,7 @@ def _parser() -> argparse.ArgumentParser:
         "default: 8192",
     )
     parser.add_argument("--scenery", type=Path, help="list of words that do not count for domains (grass, street)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N")
     default = SplitPlan()
     for name, text in (
         ("evaluation", "evaluation pictures that show held-out objects"),
