@@ -41,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="also count for CIDEr in how many pictures each n-gram is: for rewards, and scores of few pictures",
     )
     arguments = parser.parse_args(argv)
+    if arguments.out.resolve() == arguments.captions.resolve():
+        raise UserError(f"{arguments.out}: is the file that is read; name another one to write")
+    if arguments.document_frequencies is not None:  # before OUT is written
+        writable_folder(arguments.document_frequencies.parent)
+        if arguments.document_frequencies.is_dir():
+            raise UserError(f"{arguments.document_frequencies}: is a folder; name a file to write")
 
     if arguments.split is None:
         examples = read_captions(arguments.captions, any_count=arguments.any_count)
@@ -53,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{arguments.pictures}: {len(missing)} of {len(examples)} pictures of {arguments.captions} are not"
                 f" there (first: {missing[0].file_name or missing[0].image_id}); is it the folder of this split?"
             )
-    if arguments.document_frequencies is not None:
-        writable_folder(arguments.document_frequencies.parent)
     pictures = write_caption_examples(examples, arguments.out)
     captions = sum(len(example.captions) for example in examples)
     print(f"{arguments.out}: {pictures} pictures with {captions} captions ({captions / pictures:.1f} a picture)")

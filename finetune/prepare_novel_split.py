@@ -21,14 +21,14 @@ from rich.table import Table
 from vivo import __version__
 from vivo.data.content import content_hash, each_picture, open_own
 from vivo.data.nocaps import DOMAINS, WorldClass
-from vivo.data.novel_files import NovelBenchmark, write_novel_benchmark
+from vivo.data.novel_files import FILES, NovelBenchmark, write_novel_benchmark
 from vivo.data.novel_split import HeldOutWords, NovelSplit, SplitPlan, choose_split
 from vivo.data.object_words import SCENERY, find_object_words, object_word, read_object_words
 from vivo.data.own import OwnPicture
-from vivo.data.own_arguments import add_source_arguments, read_source
+from vivo.data.own_arguments import add_source_arguments, read_source, sources_of
 from vivo.detectors.pictures import open_picture
 from vivo.errors import UserError
-from vivo.files import writable_folder
+from vivo.files import refuse_loss, writable_folder
 from vivo.metrics.tokenizer import ptb_tokenize_all
 from vivo.metrics.word_forms import ClassFinder
 from vivo.program import exits_cleanly, whole_number
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             "no folder to write: give OUT before --held-out (or --suggest, to see which objects can be held out)"
         )
+    if not arguments.suggest:
+        refuse_loss(arguments.out, FILES, sources_of(arguments))
     data = read_source(arguments).or_raise()
     pictures = [picture for picture in data.pictures if picture.captions]
     if not pictures:
@@ -322,7 +324,7 @@ def print_suggestions(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_source_arguments(parser)
-    parser.add_argument("out", type=Path, nargs="?", help="folder to write")
+    parser.add_argument("out", type=Path, nargs="?", help="folder to write; replaced if it holds nothing else")
     parser.add_argument("--suggest", action="store_true", help="only print which objects could be held out")
     parser.add_argument("--held-out", nargs="+", default=[], metavar="WORD", help="`name` or `name,other name`")
     parser.add_argument("--held-out-file", type=Path, help="the same as a list file, one object a line")
@@ -348,7 +350,7 @@ def _parser() -> argparse.ArgumentParser:
         "default: 8192",
     )
     parser.add_argument("--scenery", type=Path, help="list of words that do not count for domains (grass, street)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N")
     default = SplitPlan()
     for name, text in (
         ("evaluation", "evaluation pictures that show held-out objects"),

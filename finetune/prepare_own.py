@@ -17,11 +17,12 @@ from pathlib import Path
 from vivo.data.examples import write_caption_examples, write_tag_examples
 from vivo.data.novel_files import picture_list, write_coco_captions
 from vivo.data.own import OwnPicture, caption_examples_of, tag_examples_of
-from vivo.data.own_arguments import add_source_arguments, read_source
+from vivo.data.own_arguments import add_source_arguments, read_source, sources_of
 from vivo.errors import UserError
-from vivo.files import atomic_folder, atomic_write_text
+from vivo.files import atomic_folder, atomic_write_text, refuse_loss
 from vivo.program import exits_cleanly
 
+_FILES = ("captions.jsonl", "captions.json", "tags.jsonl", "pictures.tsv")
 _ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
@@ -30,11 +31,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the preparation; see `vivo.data.own`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_source_arguments(parser)
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("out", type=Path, help="folder to write; replaced if it holds nothing else")
     arguments = parser.parse_args(argv)
 
     data = read_source(arguments).or_raise()
     pictures = data.pictures
+    holds_pictures = any(picture.data is not None for picture in pictures)
+    refuse_loss(arguments.out, (*_FILES, *(["images"] if holds_pictures else [])), sources_of(arguments))
     unnamed = next((picture for picture in pictures if picture.path is None and picture.data is None), None)
     if unnamed is not None:
         raise UserError(f"{unnamed.where}: picture {unnamed.image_id} names no file; add one, or remove it")
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tagged = list(tag_examples_of(pictures))
     with atomic_folder(arguments.out) as folder:
         folder_of_pictures = data.folder
-        if any(picture.data is not None for picture in pictures):
+        if holds_pictures:
             folder_of_pictures = arguments.out / "images"
             write_pictures(pictures, folder / "images")
         if captioned:

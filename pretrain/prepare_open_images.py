@@ -31,6 +31,7 @@ from vivo.data.open_images import (
 )
 from vivo.data.tag_rules import TagRules, detector_tags, tag_name
 from vivo.data.types import TagExample
+from vivo.errors import UserError
 from vivo.files import atomic_write_json, writable_folder
 from vivo.program import exits_cleanly, whole_number
 
@@ -39,7 +40,10 @@ from vivo.program import exits_cleanly, whole_number
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the preparation; see `vivo.data.open_images.tag_examples`."""
     arguments = _parser().parse_args(argv)
-    writable_folder(arguments.out.parent)
+    for file in filter(None, (arguments.out, arguments.vocabulary)):
+        writable_folder(file.parent)
+        if file.is_dir():
+            raise UserError(f"{file}: is a folder; name a file to write")
     classes = None if arguments.classes is None else boxable_classes(arguments.classes)
     rows = LabelRows(
         arguments.confidence,

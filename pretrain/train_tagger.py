@@ -33,9 +33,17 @@ from vivo.data.novel_files import read_hashes
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.types import Regions
-from vivo.detectors.tagger import LEARNED_FROM, Tagger, average_precision, fit_classes, fit_mixing
+from vivo.detectors.tagger import (
+    LEARNED_FROM,
+    TAGGER_CONFIG,
+    TAGGER_WEIGHTS,
+    Tagger,
+    average_precision,
+    fit_classes,
+    fit_mixing,
+)
 from vivo.errors import UserError
-from vivo.files import atomic_folder
+from vivo.files import atomic_folder, refuse_loss
 from vivo.program import exits_cleanly
 from vivo.progress import progress_of
 
@@ -200,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="content hash of each picture, as prepare_novel_split.py writes it: equal pictures get one fold; default:"
         " pictures.jsonl beside --tags, if there",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it exists")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it holds nothing else")
     parser.add_argument("--folds", type=int, default=5, help="folds of the training pictures (default: 5)")
     parser.add_argument("--min-pictures", type=int, default=20, help="rarer tags are left out (default: 20)")
     parser.add_argument("--min-score", type=float, default=0.15, help="surest tags only (default: 0.15)")
@@ -211,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.folds < 2 or arguments.max_tags < 1 or arguments.min_pictures < 1:
         raise UserError("--folds must be at least 2, --max-tags and --min-pictures at least 1")
 
+    read = [arguments.tags, *arguments.regions, *([arguments.pictures] if arguments.pictures else [])]
+    refuse_loss(arguments.out, (TAGGER_CONFIG, TAGGER_WEIGHTS, "tags.jsonl", "tag_scores.jsonl"), read)
     stores = [RegionStore(path) for path in arguments.regions]
     for store in stores[1:]:
         store.check_compatible(stores[0].fingerprint, stores[0].feature_size)

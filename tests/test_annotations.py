@@ -162,6 +162,8 @@ def test_other_bad_open_images_files(put: Callable, tmp_path: Path) -> None:
         list(open_images.read_boxes(open_images.box_table(put("boxes.csv", swapped.replace("0.9", "x")))))
     with pytest.raises(UserError, match=r"a node under /m/a has no LabelName"):
         class_hierarchy.read_hierarchy(put("h.json", {"LabelName": "/m/a", "Subcategory": [{"Label": "/m/b"}]}))
+    with pytest.raises(UserError, match=r"h.json: Subcategory of /m/a is not a list"):
+        class_hierarchy.read_hierarchy(put("h.json", {"LabelName": "/m/a", "Subcategory": None}))
     with pytest.raises(UserError, match=r"h.json: not JSON"):
         class_hierarchy.read_hierarchy(put("h.json", "{"))
 

@@ -115,6 +115,7 @@ BAD_KARPATHY = {
     r"images\[3\]: picture 13 has no sentences": karpathy(sentences=[]),
     r"images\[3\].sentences\[0\]: raw must be text that is not blank, found ' '": karpathy(sentences=[{"raw": " "}]),
     r"images\[3\]: filename must be text, found None": karpathy(filename=None),
+    r"images\[3\]: filepath must be text, found 5": karpathy(filepath=5),
     r"images\[3\].cocoid: must be a whole number or text": karpathy(cocoid=1.5),
     r"no picture has the split test; ask for another": {"images": karpathy()["images"][:3]},
     r"no \"images\" with \"sentences\" in them": {"images": [{"id": 1}], "annotations": []},
@@ -157,6 +158,10 @@ def test_prepare_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert prepare()([str(write(tmp_path / "none.json", {**content, "annotations": []})), str(out)]) == 2
     assert prepare()([str(captions), str(out), "--split", "val"]) == 2
     assert "leave --split out" in capsys.readouterr().err and not out.exists()
+    content = captions.read_bytes()
+    assert prepare()([str(captions), str(captions)]) == 2 and captions.read_bytes() == content
+    assert "is the file that is read" in capsys.readouterr().err
+    assert prepare()([str(captions), str(out), "--document-frequencies", str(tmp_path)]) == 2 and not out.exists()
 
 
 def test_a_part_of_train2017_is_refused_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Oscar's features into a RegionStore: files that the tests write come back bit for bit, bad ones by row."""
 
 import json
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,7 @@ FEATURE_DAMAGE = {
     "overflow": (large_in_features, r"row 3: a feature is 1e\+05, float16 ends at 65504"),
     "base64 cut": (lambda row: [row[0], row[1].replace('"}', '')[:-9] + '"}'], r"row 3: .*(base64|bytes of features)"),
     "not base64": (lambda row: [row[0], '{"num_boxes": 2, "features": "a!b"}'], r"row 3: the features are not whole"),
+    "null": (lambda row: [row[0], '{"num_boxes": 2, "features": null}'], r"row 3: the features are not whole base64"),
     "number of boxes": (half_of_the_floats, r"row 3: \d+ bytes of features for \d+ regions, expected a multiple of"),
     "no boxes": (lambda row: [row[0], '{"num_boxes": 0, "features": ""}'], r"row 3: num_boxes is '0', expected"),
     "no key in JSON": (lambda row: [row[0], '{"num_boxes": 2}'], r"row 3: not whole JSON with .* \('features'\)"),
@@ -195,6 +197,26 @@ def test_wrong_lineidx(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             converted(OscarTsv(features), tmp_path / "store")
         assert not (tmp_path / "store").exists()
+
+
+def test_lineidx_with_more_rows_than_the_features(tmp_path: Path) -> None:
+    features = oscar_files(tmp_path)
+    features.with_name("train.label.lineidx").unlink()  # nothing to compare the number of rows with before the work
+    with features.with_suffix(".lineidx").open("a") as file:
+        file.write(f"{features.stat().st_size - 1}\n")
+    with pytest.raises(UserError, match=r"lineidx, row 8: says byte \d+, but train.feature.tsv has 7 rows"):
+        converted(OscarTsv(features), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_confidence_that_is_no_number(tmp_path: Path) -> None:
+    features = oscar_files(tmp_path)
+    labels = features.with_name("train.label.tsv")
+    labels.write_text(re.sub(r'"conf": [0-9.e-]+', '"conf": "high"', labels.read_text(), count=1))
+    labels.with_suffix(".lineidx").unlink()
+    for match in ("rows", "overlap"):
+        with pytest.raises(UserError, match=r'label.tsv, row 1: .*a "conf" is not a number'):
+            converted(OscarTsv(features, match=match), tmp_path / "store")
 
 
 @pytest.mark.parametrize("lineidx", [True, False])

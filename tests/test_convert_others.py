@@ -114,6 +114,8 @@ def test_bad_npz(tmp_path: Path) -> None:
         (good | {"num_bbox": 3}, r"a.npz: 3 boxes by num_bbox, but bbox has shape \(2, 4\)"),
         ({"x": good["x"], "bbox": good["bbox"]}, "a.npz: no image_w and image_h .* give --images"),
         (good | {"x": bad}, "a.npz: NaN or infinity in the features of region 1"),
+        (good | {"x": np.array([["a"] * F] * 2)}, "a.npz: the features are <U1, expected numbers"),
+        (good | {"bbox": np.array(5)}, r"a.npz: 1 boxes by num_bbox, but bbox has shape \(1,\)"),
         (good | {"x": np.array([[Trap()] * F] * 2)}, "a.npz: cannot be read .*allow_pickle"),
     ):
         np.savez(folder / "a.npz", **arrays)
@@ -185,6 +187,26 @@ def test_bad_h5(tmp_path: Path) -> None:
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"x.h5: cannot be read as HDF5 .*the file is cut"):
         NocapsH5(file)
+
+
+def test_h5_with_other_kinds_of_data(tmp_path: Path) -> None:
+    import h5py
+
+    for name, value, message in (
+        ("features", None, "'features' is no data set with a row a picture"),
+        ("image_id", 5, "'image_id' is no data set with a row a picture"),
+        ("features", np.array([b"a"] * len(PICTURES)), r"row 1: boxes of shape \(\d+,\) and features of shape \(\)"),
+        ("scores", np.array([[b"a"] * 9] * len(PICTURES)), "row 1: (the scores are|9 scores for)"),
+    ):
+        file = nocaps_h5(tmp_path / "x.h5")
+        with h5py.File(file, "r+") as opened:
+            del opened[name]
+            if value is None:
+                opened.create_group(name)
+            else:
+                opened[name] = value
+        with pytest.raises(UserError, match=rf"x.h5.*{message}"):
+            converted(NocapsH5(file), tmp_path / "store")
 
 
 def test_h5_with_broken_columns(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from vivo.errors import UserError
         ("grid:resnet18", ("grid", "resnet18", {})),
         ("grid:scales=448x7", ("grid", "", {"scales": "448x7"})),
         ("grid,scales=448x7", ("grid", "", {"scales": "448x7"})),
+        ("grid,device=cuda:1", ("grid", "", {"device": "cuda:1"})),
         ("detectron2:a/lr=1/b.yaml,weights=w.pth", ("detectron2", "a/lr=1/b.yaml", {"weights": "w.pth"})),
         (
             "transformers:org/name,threshold=0.2,dtype=x=y",

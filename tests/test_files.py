@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vivo.errors import UserError
-from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, writable_folder
+from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, refuse_loss, writable_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -92,3 +92,22 @@ def test_unwritable_place_of_a_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="^cannot write into"), atomic_folder(tmp_path / "file" / "model"):
         pass
+
+
+def test_a_folder_that_would_lose_what_is_the_users_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    refuse_loss(target, ["a.json"])  # not there yet
+    target.mkdir()
+    (target / "a.json").write_text("")
+    refuse_loss(target, ["a.json", "b.json"])
+    with pytest.raises(UserError, match="would be replaced, but .*a.json is read from there"):
+        refuse_loss(target, ["a.json"], [target / "a.json"])
+    (target / "photo.jpg").write_text("")
+    (target / "regions").mkdir()
+    with pytest.raises(UserError, match="holds photo.jpg and 1 more, which this program did not write"):
+        refuse_loss(target, ["a.json"])
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        refuse_loss(target / "a.json", ["a.json"])
+    monkeypatch.chdir(target)
+    with pytest.raises(UserError, match="the folder that you are in"):
+        refuse_loss(".", ["a.json"])

@@ -37,7 +37,7 @@ def test_every_command_of_the_page(tiny_world: Path, tmp_path: Path):
         "runs/flickr/results": str(results),
         ".venv/bin/python": sys.executable,
     }
-    # few pictures: every minimum at its least, the smallest grid, three updates
+    # few pictures: every minimum at its least, three updates
     more = {
         "prepare_novel_split.py": ["--min-pairs", "1", "--evaluation", "4", "--min-evaluation-each", "1",
                                    "--in-domain", "4"],
@@ -51,7 +51,6 @@ def test_every_command_of_the_page(tiny_world: Path, tmp_path: Path):
             at = words.index("--held-out")
             words = [*words[:at], *more["prepare_novel_split.py"], "--held-out", "dog", "cat"]
             words[words.index("--validation") + 1] = "3"
-        words = ["grid:scales=224x3" if word == "grid" else word for word in words]
         if words[0].endswith("vivo"):
             words = [sys.executable, "-m", "vivo.cli", *words[1:]]
         for program, options in more.items():

@@ -247,6 +247,8 @@ def test_a_small_run_whole(small: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_seed_decides_and_the_bytes_are_the_same(small: Path, tmp_path: Path):
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert small_split(small, tmp_path / name, "--seed", seed) == 0
+    with pytest.raises(SystemExit):
+        small_split(small, tmp_path / "none", "--seed", "-1")
     a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc")
     assert a == b
     assert a["nocaps_val_captions.json"] != c["nocaps_val_captions.json"]

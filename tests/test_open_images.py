@@ -310,6 +310,8 @@ def test_the_vocabulary_of_boxes_and_an_unknown_class(
     assert "1 pictures with 1 tags (1.0 a picture, 1 different ones) from 7 labels of 3 pictures" in printed
     assert "left out: 2 pictures without tags" in printed
     out.unlink()
+    assert prepare()([*command, "--vocabulary", str(files.folder)]) == 2 and not out.exists()
+    assert "is a folder; name a file to write" in capsys.readouterr().err
     files.labels.write_text(LABELS + "d,verification,/m/99,1\n")
     assert prepare()(command) == 2
     assert "labels.csv, row 9: unknown class id '/m/99'" in capsys.readouterr().err

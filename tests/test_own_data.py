@@ -244,6 +244,7 @@ def test_boxes_of_coco_instances(photos: Path):
     for change, text in (
         ({"image_id": 99}, "boxes of none of the 3 pictures"),
         ({"category_id": 5}, r"annotations\[0\]: no category_id"),
+        ({"category_id": [4]}, r"annotations\[0\]: no category_id"),
         ({"bbox": [1, 2, 3]}, r"annotations\[0\]: bbox must be x y width height"),
     ):
         wrong = content["annotations"][0] | change
@@ -261,6 +262,16 @@ def test_a_failed_preparation_leaves_what_was_there(lines, tmp_path: Path, capsy
     assert "2 problems in all: vivo data check" in capsys.readouterr().err
     assert (tmp_path / "out" / "tags.jsonl").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "own.jsonl"]
+
+
+def test_a_folder_of_ones_own_is_never_replaced(lines, photos: Path, capsys: pytest.CaptureFixture):
+    program = load_script("finetune/prepare_own.py").main
+    source = lines({"image": f"{photos.name}/2.png", "captions": ["a green picture"]})
+    there = sorted(photos.iterdir())
+    for out in (photos, photos.parent, source):
+        assert program([str(source), str(out)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {out}: ")
+    assert sorted(photos.iterdir()) == there and source.is_file()
 
 
 def test_counts_lengths_unknown_pieces_and_repetitions(lines, tokenizer):

@@ -100,6 +100,20 @@ def test_own_tags_need_pairs_apart(folder: Path) -> None:
     assert "split.json: damaged" in refusal(folder, "self")
 
 
+def test_pictures_to_caption_and_their_files_are_checked_before_training(folder: Path, made: Path) -> None:
+    def refused(pictures: Path) -> str:
+        with pytest.raises(UserError) as error:
+            run_novel(folder, folder.parent / "out", pictures, CONFIG, 1, "file", SMALL)
+        return str(error.value)
+
+    shown = listed(folder / "evaluation_pictures.tsv")
+    assert f"lacks {len(shown)} of {len(shown)} evaluation pictures" in refused(folder.parent / "none")
+    info = json.loads((folder / "nocaps_val_image_info.json").read_text())
+    del info["images"][-1]
+    (folder / "nocaps_val_image_info.json").write_text(json.dumps(info))
+    assert "list different pictures; make the split again" in refused(made.parent / "images")
+
+
 def test_stores_that_share_a_picture_are_refused(folder: Path, tmp_path: Path) -> None:
     training, shown = listed(folder / "training_pictures.tsv"), listed(folder / "evaluation_pictures.tsv")[0]
     bench = bench_of(folder)

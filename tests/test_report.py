@@ -16,7 +16,7 @@ from vivo.errors import UserError
 from vivo.report import demo_page
 from vivo.report.charts import log_ticks, nice_ticks, thin_out
 from vivo.report.demo_page import Curve, GalleryPicture, RowResult, write_report
-from vivo.report.gallery import boxes_of, choose, outcome
+from vivo.report.gallery import boxes_of, choose, make_card, outcome
 from vivo.report.highlight import ClassFinder, mark_caption
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -241,6 +241,11 @@ def test_boxes_in_percent(tmp_path: Path) -> None:
     assert (first.show_label, second.show_label, third.show_label) == (True, False, True)
     assert (first.label_inside, third.label_inside) == (False, True)
     assert (first.style, second.style, third.style) == ("box-0", "box-1", "box-unnamed")
+    picture.labels = ["", "", ""]  # a grid: its cells have no names, and the models are told a tagger's
+    assert [box.show_label for box in boxes_of(picture)] == [False, False, False]
+    picture.tags = ["dog"]
+    card = make_card(0, picture, [], "vivo", "none", ClassFinder(["dog"], {}))
+    assert card.tags == ["dog"] and card.unnamed == 0
     with pytest.raises(ValueError, match="2 boxes, 1 labels"):
         GalleryPicture("p", tmp_path, "", [(0, 0, 1, 1)] * 2, ["a"], [1.0], 10, 10, [], {})
 

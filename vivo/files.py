@@ -7,7 +7,7 @@ crash or Ctrl-C there is the old content or none, and the next run starts from t
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,38 @@ def atomic_write_json(path: str | Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def refuse_loss(path: str | Path, ours: Collection[str], needed: Iterable[str | Path] = ()) -> None:
+    """`UserError` where writing the folder `path` anew would lose what the program did not write.
+
+    To be called before the work, by programs whose users name the folder: `atomic_folder` replaces all of it.
+
+    Args:
+        ours: names of what the program writes into the folder; anything else there is the user's.
+        needed: files and folders that the program reads: `path` must be none of them and not hold them.
+    """
+    folder = Path(path).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{path}: is a file; name a folder to write")
+    if folder == Path.cwd():
+        raise UserError(f"{path}: is the folder that you are in and would be replaced; name another one")
+    for source in needed:
+        if folder in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise UserError(f"{path}: would be replaced, but {source} is read from there; name another folder to write")
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours) if folder.is_dir() else []
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{path}: would be replaced, but holds {others[0]}{more}, which this program did not write; name another"
+            " folder, or remove that first"
+        )
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `path` when the block ends well.
 
-    What stood at `path` stays until then, and for good if the block raises. One writer at a time: the
-    temporary names are fixed, so that the next run clears what a killed one left.
+    What stood at `path` stays until then, and for good if the block raises (see `refuse_loss`). One writer at a
+    time: the temporary names are fixed, so that the next run clears what a killed one left.
 
         with atomic_folder("runs/demo/vivo") as folder:
             model.save_pretrained(folder)

@@ -16,7 +16,7 @@ def read_hierarchy(path: str | Path) -> dict[str, list[str]]:
     Only "Subcategory" (is a) counts; "Part" (a nose of a face) makes nothing a parent.
 
     Raises:
-        UserError: missing file, not JSON, a node without LabelName.
+        UserError: missing file, not JSON, a node without LabelName, subclasses that are no list.
     """
     try:
         root = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -32,6 +32,11 @@ def read_hierarchy(path: str | Path) -> dict[str, list[str]]:
             raise UserError(
                 f"{path}: a node under {parent or 'the root'} has no LabelName; is this the hierarchy JSON?"
             )
+        for key in ("Subcategory", "Part"):
+            if not isinstance(node.get(key, []), list):
+                raise UserError(
+                    f"{path}: {key} of {node['LabelName']} is not a list; download the class hierarchy again"
+                )
         known = parents.setdefault(node["LabelName"], [])
         if parent is not None and parent not in known:
             known.append(parent)

@@ -63,7 +63,10 @@ def read_karpathy(path: str | Path, split: str = "train", any_count: bool = Fals
             raise UserError(f"{where}: split must be train, restval, val or test, found {image.get('split')!r}")
         if image["split"] in wanted:
             captions = _captions(image, image_id, where)
-            examples.append(CaptionExample(image_id, str(Path(image.get("filepath") or "", file_name)), captions))
+            folder = image.get("filepath") or ""
+            if not isinstance(folder, str):
+                raise UserError(f"{where}: filepath must be text, found {folder!r}")
+            examples.append(CaptionExample(image_id, str(Path(folder, file_name)), captions))
     if not examples:
         raise UserError(f"{path}: no picture has the split {' or '.join(wanted)}; ask for another one")
     if content.get("dataset") == "coco" and not any_count:

@@ -21,7 +21,7 @@ from typing import Any
 
 from vivo.data.coco import read_captions
 from vivo.data.examples import read_caption_examples, read_tag_examples, write_caption_examples, write_tag_examples
-from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
+from vivo.data.nocaps import WorldClass, read_classes, read_nocaps, read_pictures
 from vivo.data.novel_split import NovelSplit, check_no_leak
 from vivo.data.own import OwnPicture
 from vivo.data.types import CaptionExample, TagExample
@@ -30,6 +30,15 @@ from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text
 
 NEEDED = ("pictures.jsonl", "tags.jsonl", "captions.jsonl", "classes.json", "nocaps_val_captions.json", "split.json")
+FILES = (
+    *NEEDED,
+    "captions_val.json",
+    "nocaps_val_image_info.json",
+    "vocabulary.txt",
+    "training_pictures.tsv",
+    "evaluation_pictures.tsv",
+)
+"""All that is written."""
 _DESCRIPTION = "from {source}, written by vivo"
 
 
@@ -80,7 +89,8 @@ def check_novel_benchmark(folder: str | Path) -> None:
     """Read a benchmark as the programs read it and check that nothing of the evaluation is in training.
 
     Raises:
-        UserError: see `vivo.data.novel_split.check_no_leak`, and what the readers raise.
+        UserError: see `vivo.data.novel_split.check_no_leak`, what the readers raise, and where the pictures to caption
+            are not those whose captions are there.
     """
     folder = Path(folder)
     for name in NEEDED:
@@ -93,6 +103,12 @@ def check_novel_benchmark(folder: str | Path) -> None:
     pair_ids = [example.image_id for example in read_tag_examples(folder / "tags.jsonl")]
     novel = [entry for entry in read_classes(folder / "classes.json") if entry.role == "novel"]
     evaluation = read_nocaps(folder / "nocaps_val_captions.json")
+    listed = [example.image_id for example in read_pictures(folder / "nocaps_val_captions.json")]
+    if listed != [example.image_id for example in evaluation]:
+        raise UserError(
+            f"{folder}: nocaps_val_image_info.json and nocaps_val_captions.json list different pictures; make the split"
+            " again"
+        )
     try:
         check_no_leak(training, pair_ids, evaluation, novel, hashes)
     except UserError as error:

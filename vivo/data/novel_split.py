@@ -203,7 +203,8 @@ def check_no_leak(
             caption; tags beside training captions; a picture without a hash.
     """
     known = {example.image_id for example in evaluation}
-    unhashed = [i for i in (*known, *pair_ids, *(example.image_id for example in training)) if i not in hashes]
+    everything = dict.fromkeys((*known, *pair_ids, *(example.image_id for example in training)))
+    unhashed = [image_id for image_id in everything if image_id not in hashes]
     if unhashed:
         raise UserError(f"picture {unhashed[0]} has no content hash ({len(unhashed)} have none); make the split again")
     contents = {hashes[image_id]: image_id for image_id in known}

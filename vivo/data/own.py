@@ -352,7 +352,8 @@ def _add_instances(path: Path, pictures: list[OwnPicture]) -> None:
     matched = False
     for number, entry in enumerate(content["annotations"]):
         where = f"{path}, annotations[{number}]"
-        if not isinstance(entry, dict) or entry.get("category_id") not in names:
+        category = entry.get("category_id") if isinstance(entry, dict) else None
+        if not isinstance(category, int | str) or category not in names:
             raise UserError(f'{where}: no category_id that "categories" lists; is it a COCO instances file?')
         picture = by_id.get(picture_id(entry.get("image_id"), f"{where}.image_id"))
         if picture is None:
@@ -362,7 +363,7 @@ def _add_instances(path: Path, pictures: list[OwnPicture]) -> None:
         if not isinstance(sides, list) or len(sides) != 4 or not all(isinstance(side, int | float) for side in sides):
             raise UserError(f"{where}: bbox must be x y width height, found {_shown(sides)}")
         x, y, width, height = map(float, sides)
-        label = names[entry["category_id"]]
+        label = names[category]
         picture.boxes.append(LabelledBox(label, (x, y, x + width, y + height)))
         if label not in picture.tags:
             picture.tags.append(label)

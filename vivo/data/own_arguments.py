@@ -29,3 +29,9 @@ def read_source(arguments: argparse.Namespace) -> "OwnData":
 
     columns = Columns(**{name: getattr(arguments, f"{name}_column") for name in _COLUMNS})
     return read_own(arguments.source, arguments.pictures, columns, arguments.split, arguments.instances)
+
+
+def sources_of(arguments: argparse.Namespace) -> list[Path]:
+    """The files and folders that the arguments name to be read, as far as they lie on disk."""
+    named = (Path(arguments.source), arguments.pictures, arguments.instances)
+    return [path for path in named if path is not None and path.exists()]

@@ -63,9 +63,7 @@ def parse_specification(text: str) -> tuple[str, str, dict[str, str]]:
 
     The first part after the colon is the source unless it is an option itself (`grid:scales=448x7`).
     """
-    kind, _, rest = text.partition(":")
-    if not rest:
-        kind, _, rest = text.partition(",")
+    kind, _, rest = re.split("([:,])", text, maxsplit=1) if re.search("[:,]", text) else (text, "", "")
     first, *parts = rest.split(",")
     source = "" if re.match(r"[a-z0-9_]+=", first) else first
     options: dict[str, str] = {}

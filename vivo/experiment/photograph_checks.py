@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vivo.data.coco import read_captions
 from vivo.data.examples import read_caption_examples, read_tag_examples
+from vivo.data.nocaps import read_pictures
 from vivo.data.novel_files import read_hashes
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
@@ -83,6 +84,17 @@ def check_tagger(tagger: Path, pairs: Path) -> None:
         raise UserError(f"{tagger}: was trained on other image-tag pairs than {pairs}; train the tagger again")
 
 
+def check_pictures(bench: Benchmark) -> None:
+    """`UserError` where the folder of photographs lacks an evaluation picture: the page is made after all trainings."""
+    pictures = read_pictures(bench.evaluation_references)
+    missing = [picture.file_name for picture in pictures if not (bench.pictures / picture.file_name).is_file()]
+    if missing:
+        raise UserError(
+            f"{bench.pictures}: lacks {len(missing)} of {len(pictures)} evaluation pictures (first: {missing[0]}); give"
+            " the folder that the benchmark was made of with --pictures"
+        )
+
+
 def check_covered(bench: Benchmark) -> None:
     """`UserError` where a store lacks a picture that is trained on, validated or evaluated on, or the tag file does."""
     pairs = [example.image_id for example in read_tag_examples(bench.pair_examples)]
@@ -104,6 +116,6 @@ def check_covered(bench: Benchmark) -> None:
 
 
 def _refuse_missing(image_ids: Iterable[str], there: object, what: str, source: Path, fix: str) -> None:
-    missing = [image_id for image_id in image_ids if image_id not in there]  # type: ignore[operator]
+    missing = [i for i in dict.fromkeys(image_ids) if i not in there]  # type: ignore[operator]
     if missing:
         raise UserError(f"{what} of {len(missing)} pictures of {source.parent} (first: {missing[0]}); {fix}")

@@ -11,7 +11,7 @@ from vivo.config import configs_dir
 from vivo.data.novel_files import check_novel_benchmark
 from vivo.errors import UserError
 from vivo.experiment.benchmark import Benchmark, Goals
-from vivo.experiment.photograph_checks import check_photographs
+from vivo.experiment.photograph_checks import check_photographs, check_pictures
 from vivo.experiment.plan import photograph_plan
 from vivo.experiment.run import run_comparison
 from vivo.experiment.stages import Clock, console
@@ -41,6 +41,7 @@ def run_novel(
     bench = photograph_benchmark(folder, pictures, config, tags, tuple(overrides))
     check_novel_benchmark(folder)
     check_photographs(bench, folder)
+    check_pictures(bench)
     clock = Clock(out / "seconds.json")
     extra = {"benchmark": folder.name, "tags": tags, "jobs": str(jobs)}
     try:

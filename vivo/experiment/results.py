@@ -19,6 +19,7 @@ from vivo.metrics.comparison import compare_systems, system_intervals
 from vivo.metrics.nocaps import Scores, SplitScorer
 from vivo.report.demo_page import write_report
 from vivo.report.records import Curve, GalleryPicture, RowResult
+from vivo.self_tagging import open_tag_source
 from vivo.training.runtime import environment
 from vivo.training.tracking import read_records
 
@@ -233,6 +234,8 @@ def _gallery(
     """Every evaluation picture with the first seed's captions."""
     store = RegionStore(bench.evaluation_regions)
     novel = [i for i, c in enumerate(classes) if c.role == "novel"]
+    ids = [example.image_id for example in examples]
+    told = open_tag_source("file", store, ids, bench.tag_file) if bench.tags == "file" else None
     pictures = []
     for place, example in enumerate(examples):
         regions = store[example.image_id]
@@ -252,6 +255,7 @@ def _gallery(
                 [classes[i].name for i in truth],
                 [classes[i].name for i in truth if not classes[i].detector],
                 {r.row.name: [classes[i].name for i in truth if r.scores[0].named[place, i]] for r in rows},
+                told(example.image_id, [], regions) if told else None,
             )
         )
     return pictures

@@ -311,7 +311,7 @@ def describe(pictures: Sequence[GalleryPicture], seeds: Sequence[int], ours: str
     novel = {name for picture in pictures for name in picture.novel_objects}
     unknown = {name for picture in pictures for name in picture.unknown_objects}
     runs = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    text = f"This page: one run of the demo ({runs}) on {len(pictures)} test pictures with {len(novel)} novel classes"
+    text = f"This page: one comparison ({runs}) on {len(pictures)} test pictures with {len(novel)} novel classes"
     if unknown:
         text += f", {len(unknown)} of which even the detector cannot name"
     return f"{text}. Rows {ours} and {baseline} differ in nothing but the starting checkpoint."

@@ -160,7 +160,7 @@ def boxes_of(picture: GalleryPicture) -> list[Box]:
                 label,
                 float(score),
                 style=f"box-{colors[label] % BOX_COLORS}" if label else "box-unnamed",
-                show_label=free,
+                show_label=free and bool(colors),  # a grid names no cell: nothing to tell apart
                 label_inside=inside,
                 label_from_right=from_right,
             )
@@ -188,7 +188,8 @@ def make_card(
     roles = {ours: "ours", baseline: "baseline"}
     order = [row.name for row in rows if row.name in picture.captions]
     order += [name for name in picture.captions if name not in order]
-    tags = list(dict.fromkeys(filter(None, picture.labels)))
+    told = picture.tags is not None
+    tags = list(picture.tags) if told else list(dict.fromkeys(filter(None, picture.labels)))
     gained = [n for n in picture.named.get(ours, []) if n not in picture.named.get(baseline, [])]
     return Card(
         number=number,
@@ -199,7 +200,7 @@ def make_card(
         boxes=boxes_of(picture),
         boxes_left_out=max(0, len(picture.boxes) - MOST_BOXES),
         tags=tags,
-        unnamed=sum(not label for label in picture.labels),
+        unnamed=0 if told else sum(not label for label in picture.labels),
         first=[line(name, roles[name]) for name in (ours, baseline) if name in picture.captions],
         more=[line(name, "other") for name in order if name not in roles],
         search="|".join(sorted({*in_references, *tags})).lower(),

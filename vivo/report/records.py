@@ -45,6 +45,7 @@ class GalleryPicture:
         captions: row name -> caption.
         novel_objects: novel classes that the references name; unknown_objects: those that the detector cannot name.
         named: row name -> novel classes that the row's caption names and the references do, too (the metric's word).
+        tags: what the models are told, where it is not the labels (as with a tagger's file); None: the labels.
     """
 
     image_id: str
@@ -60,6 +61,7 @@ class GalleryPicture:
     novel_objects: list[str] = field(default_factory=list)
     unknown_objects: list[str] = field(default_factory=list)
     named: dict[str, list[str]] = field(default_factory=dict)
+    tags: list[str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse regions that do not belong together before they become a wrong picture."""

@@ -165,7 +165,7 @@ def floats_of(where: str, what: str, content: bytes | str, rows: int, columns: i
     """
     try:
         data = base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, ValueError, TypeError) as error:
         raise UserError(
             f"{where}: the {what} are not whole base64 ({error}); the row is cut or damaged: copy or download again"
         ) from error
@@ -196,6 +196,8 @@ def regions_from(
         scores: [R] of the regions, or None: unknown, all become 1 and the source's order stays.
     """
     for what, values in (("features", features), ("boxes", boxes), ("scores", scores)):
+        if values is not None and values.dtype.kind not in "fiu":
+            raise UserError(f"{where}: the {what} are {values.dtype}, expected numbers; is it the right file?")
         if values is not None and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values.reshape(len(values), -1)))[0, 0])
             raise UserError(f"{where}: NaN or infinity in the {what} of region {row + 1}; extract this picture again")

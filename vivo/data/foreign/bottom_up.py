@@ -121,7 +121,7 @@ class BottomUpNpz:
                 raise UserError(
                     f"{file}: no array {name!r} (it has: {', '.join(names)}); is it of bottom-up-attention?"
                 )
-        boxes, features = arrays["bbox"], arrays["x"]
+        boxes, features = np.atleast_1d(arrays["bbox"]), arrays["x"]
         count = count_of(str(file), "num_bbox", arrays.get("num_bbox", np.array(len(boxes))).tolist())
         if boxes.shape != (count, 4) or features.ndim != 2 or count not in features.shape:
             raise UserError(

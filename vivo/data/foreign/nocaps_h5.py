@@ -68,6 +68,14 @@ class NocapsH5:
                     f"{self.path}: no data set {name!r} (it has: {found}); expected the layout of the nocaps"
                     f" baseline{fix}"
                 )
+        for name in {*needed, "num_boxes", "width", "height", "scores"} & set(file):
+            depths = (1, 2, 3) if name in ("boxes", "features", "scores") else (1,)
+            if not isinstance(file[name], h5py.Dataset) or len(file[name].shape or ()) not in depths:
+                file.close()
+                raise UserError(
+                    f"{self.path}: {name!r} is no data set with a row a picture; expected the layout of the nocaps"
+                    " baseline"
+                )
         lengths = {name: len(file[name]) for name in (*needed, "num_boxes", "scores") if name in file}
         if len(set(lengths.values())) > 1:
             file.close()
@@ -104,6 +112,11 @@ class NocapsH5:
             raise UserError(
                 f"{where}: cannot be read ({str(error)[:80]}); the file is damaged: copy it again"
             ) from error
+        if boxes.ndim not in (1, 2) or features.ndim != boxes.ndim:
+            raise UserError(
+                f"{where}: boxes of shape {boxes.shape} and features of shape {features.shape}; expected two lists of"
+                " numbers, or [R, 4] and [R, F]"
+            )
         count = count_of(where, "the number of boxes", values.get("num_boxes", boxes.size // 4))
         if boxes.ndim == 2:  # padded to a fixed number of regions
             boxes, features = boxes[:count], features[:count]

@@ -117,6 +117,11 @@ class OscarTsv:
                 image_id, *size = self.pictures(where, name) if self.pictures else (name,)
                 read = partial(self._regions, number, content, label, tuple(size))
                 yield ForeignPicture(where, image_id, start + len(row) + 1, read)
+            if offsets is not None and (offset := next(offsets, None)) is not None:
+                raise UserError(
+                    f"{_lineidx(self.features)}, row {number + 1}: says byte {offset}, but {self.features.name} has"
+                    f" {number} rows; one of the two is cut or of another version: copy both again"
+                )
             if label_rows is not None and (extra := next(label_rows, None)) is not None:
                 self._refuse_mismatch(number + 1, "", text_of(f"{self.labels}", extra[2].partition(b"\t")[0]))
 
@@ -297,6 +302,8 @@ def _objects(where: str, label: bytes) -> tuple[list[dict[str, Any]], tuple[int,
         size = (int(row["image_w"]), int(row["image_h"])) if isinstance(row, dict) and "image_w" in row else ()
         if not all(isinstance(item["class"], str) for item in objects):
             raise TypeError("a class is not text")
+        if not all(isinstance(item.get("conf", 1.0), int | float | None) for item in objects):
+            raise TypeError('a "conf" is not a number')
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{where}: not whole JSON with a list of objects that have a "class" ({str(error)[:60]}); copy it again'
