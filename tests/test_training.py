@@ -146,6 +146,8 @@ def test_pre_training_with_captions(tiny_world: Path, tmp_path: Path, objective:
     else:
         assert not kinds["tags"] and records[-1]["loss"] < records[0]["loss"]
     assert (tmp_path / "model" / "tag_vocabulary.json").is_file() == (objective == "both")
+    read = json.loads((tmp_path / "inputs.json").read_text())
+    assert read["pairs"]["path"].endswith("captions.jsonl") and read["pairs_regions"]["pictures"] > 0
     saved = json.loads((tmp_path / "model" / "config.json").read_text())
     assert saved["training_stage"] == objective
     # what has an optimizer state after the second update has had a gradient

@@ -23,6 +23,8 @@ def data_facts(config: TrainConfig) -> dict[str, dict[str, Any]]:
     paths = {
         "regions": data.regions,
         "examples": data.examples,
+        "pairs": data.pairs,
+        "pairs_regions": data.pairs_regions,
         "validation_regions": data.validation_regions,
         "validation_references": data.validation_references,
         "tag_file": data.tag_file,
