@@ -31,6 +31,7 @@ def launch(processes: int, world: Path, out: Path, *overrides: str) -> None:
         "optim.batch_size=8", "optim.duration=4 steps", "optim.warmup=1step", "tracking.log_every=1step", *overrides,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = str(ROOT)  # the code beside this file, whatever is installed
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"({processes} processes" in done.stderr
