@@ -112,6 +112,8 @@ def test_pictures_to_caption_and_their_files_are_checked_before_training(folder:
     del info["images"][-1]
     (folder / "nocaps_val_image_info.json").write_text(json.dumps(info))
     assert "list different pictures; make the split again" in refused(made.parent / "images")
+    (folder / "nocaps_val_image_info.json").unlink()
+    assert "nocaps_val_image_info.json: is missing; make the split again" in refused(made.parent / "images")
 
 
 def test_stores_that_share_a_picture_are_refused(folder: Path, tmp_path: Path) -> None:

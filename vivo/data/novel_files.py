@@ -29,11 +29,18 @@ from vivo.data.vocabulary import write_pieces
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text
 
-NEEDED = ("pictures.jsonl", "tags.jsonl", "captions.jsonl", "classes.json", "nocaps_val_captions.json", "split.json")
+NEEDED = (
+    "pictures.jsonl",
+    "tags.jsonl",
+    "captions.jsonl",
+    "classes.json",
+    "nocaps_val_captions.json",
+    "nocaps_val_image_info.json",  # without it prediction would take its pictures from the file with the captions
+    "split.json",
+)
 FILES = (
     *NEEDED,
     "captions_val.json",
-    "nocaps_val_image_info.json",
     "vocabulary.txt",
     "training_pictures.tsv",
     "evaluation_pictures.tsv",
