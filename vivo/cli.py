@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--processes", type=whole_number(2), metavar="N", help="for it; default: one a GPU, at least 2")
     verb.add_argument("--seconds", type=float, default=5.0, help="for it; default: 5")
-    verb.add_argument("--timeout", type=float, metavar="S", help="give up after so long; default: 30 s more than that")
+    verb.add_argument("--timeout", type=float, metavar="S", help="give up after so long; default: 60 s more than that")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=doctor)
 

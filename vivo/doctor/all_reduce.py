@@ -24,13 +24,17 @@ NAME = "all-reduce"
 FIRST_NUMBERS, MOST_NUMBERS = 1 << 18, 1 << 24  # float32: 1 MB, 64 MB
 ROUND_SECONDS = 0.2
 # Imports, rendezvous and clean-up on a busy machine, beside the seconds of the exchange itself.
-GRACE = 30.0
+GRACE = 60.0
 # torch.distributed ends what waits too long and says why; this much later the process is ended in any case.
 LATER = 5.0
 
 
 class ExchangeError(Exception):
     """What happened, in words for the user."""
+
+
+class TooLateError(ExchangeError):
+    """The processes may work, but not within the time."""
 
 
 @dataclass
@@ -66,6 +70,8 @@ def check_all_reduce(seconds: float, timeout: float, processes: int | None = Non
     """
     try:
         found = _join(seconds, timeout) if launched() else _start(seconds, timeout, processes)
+    except TooLateError as error:
+        return failure(NAME, str(error), f"on a busy machine: --timeout {4 * timeout:.0f}; else {advice()}")
     except ExchangeError as error:
         return failure(NAME, str(error), advice())
     except (RuntimeError, ValueError, OSError) as error:  # torch.distributed's own are RuntimeErrors
@@ -112,7 +118,7 @@ def _start(seconds: float, timeout: float, processes: int | None) -> Exchange:
             )
         outputs = [process.communicate(timeout=max(0.1, ended - time.monotonic())) for process in running]
     except subprocess.TimeoutExpired:
-        raise ExchangeError(f"{world} processes on this machine did not finish within {timeout:.0f} s") from None
+        raise TooLateError(f"{world} processes on this machine did not finish within {timeout:.0f} s") from None
     finally:
         for process in running:
             if process.poll() is None:
