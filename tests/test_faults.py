@@ -12,9 +12,10 @@ from launching import free_port, start
 from training_runs import finish, losses, pretraining, run, same_weights, updates
 
 from vivo.config import load_config
+from vivo.errors import UserError
 from vivo.training.checkpoint import list_checkpoints
 from vivo.training.interruption import STOPPED
-from vivo.training.runs import replay_pretrain
+from vivo.training.runs import pretrain, replay_pretrain
 
 pytestmark = [
     pytest.mark.slow,
@@ -89,6 +90,8 @@ def test_a_feature_that_is_no_number_stops_all_and_can_be_looked_at(
     found, victim = faults.not_a_number(tiny_world, tmp_path / "run")
     assert found.statuses == [1] and updates(tmp_path / "run") == found.done < 24
     assert "stopped before the update. Pictures with features that are not finite: " + victim in found.text
+    with pytest.raises(UserError, match=f"picture {victim} has features that are not finite"):
+        pretrain(load_config(found.program[1], [*found.program[2:], "model.standardise_regions=true"]))
     (folder,) = (tmp_path / "run" / "nonfinite").iterdir()
     assert {file.suffix for file in folder.rglob("*") if file.is_file()} == {".safetensors", ".json"}
     assert replay_pretrain(load_config(found.program[1], found.program[2:]), folder)

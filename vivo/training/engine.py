@@ -135,6 +135,8 @@ def run_training(
             save_checkpoint(folder, done, plain, tokenizer, optimizer, averages, keep, settings, extra, main)
         except OSError as error:  # a full disk may be emptied before the next one is due
             tracker.say(f"WARNING: {error}; training goes on, older checkpoints are kept")
+        # a process that ended while another one writes would have its launcher end that one, too
+        accelerator.wait_for_everyone()
 
     with (
         Interruption() as interruption,

@@ -56,8 +56,8 @@ class Plan:
 
     @property
     def captions(self) -> bool:
-        """Whether the run learns captions; else tags."""
-        return self.config.objective == "captions"
+        """Whether the run learns captions; else tags alone. Of "both" the updates of captions are the larger ones."""
+        return self.config.objective != "tags"
 
     @property
     def text_elements(self) -> int:

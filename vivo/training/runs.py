@@ -150,8 +150,14 @@ def starting_model(
             load_bert(model, folder, pieces)
         if shape.standardise_regions:
             ids = store.image_ids[:: max(1, len(store) // STATISTICS_PICTURES)]
-            sample = np.concatenate([store[i].features for i in ids]).astype(np.float32)
-            model.vivo.regions.set_statistics(torch.from_numpy(sample))
+            sample = [store[i].features.astype(np.float32) for i in ids]
+            for image_id, features in zip(ids, sample, strict=True):
+                if not np.isfinite(features).all():  # one of them would make the statistics, and so all, NaN
+                    raise UserError(
+                        f"{store.path}: picture {image_id} has features that are not finite; `vivo features verify` "
+                        "names all such pictures"
+                    )
+            model.vivo.regions.set_statistics(torch.from_numpy(np.concatenate(sample)))
     store.check_all_fit(model.config.max_regions)
     model.freeze_vocabulary(shape.freeze_embeddings, shape.freeze_head_bias)
     return tokenizer, model
