@@ -63,6 +63,8 @@ SEEDS ?= 3
 JOBS ?= 2
 photographs: $(READY)
 	@test -n "$(CAPTIONS)" -a -n "$(PHOTOGRAPHS)" || { echo "error: make photographs CAPTIONS=captions.json PHOTOGRAPHS=folder" >&2; exit 2; }
+	@test ! -f $(OUT)/words.txt || cmp -s $(WORDS) $(OUT)/words.txt || { echo "error: $(OUT) holds out the objects of $(OUT)/words.txt, not those of $(WORDS); choose another OUT" >&2; exit 2; }
+	mkdir -p $(OUT) && cp $(WORDS) $(OUT)/words.txt
 	test -f $(OUT)/benchmark/split.json || $(VENV)/bin/python finetune/prepare_novel_split.py "$(CAPTIONS)" $(OUT)/benchmark --pictures "$(PHOTOGRAPHS)" --held-out-file $(WORDS) --min-evaluation-each 20 --validation 32
 	for part in training evaluation; do \
 	    $(VENV)/bin/python pretrain/extract_regions.py "$(PHOTOGRAPHS)" $(OUT)/benchmark/regions/$$part --list $(OUT)/benchmark/$${part}_pictures.tsv --detector grid:scales=224x3 || exit; \

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_source_arguments(parser)
     parser.add_argument("out", type=Path, help="folder to write; replaced if it holds nothing else")
+    parser.add_argument("--pictures-elsewhere", action="store_true", help="do not look for the pictures' files")
     arguments = parser.parse_args(argv)
 
     data = read_source(arguments).or_raise()
@@ -41,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     unnamed = next((picture for picture in pictures if picture.path is None and picture.data is None), None)
     if unnamed is not None:
         raise UserError(f"{unnamed.where}: picture {unnamed.image_id} names no file; add one, or remove it")
+    missing = [picture for picture in pictures if picture.path is not None and not picture.path.is_file()]
+    if missing and not arguments.pictures_elsewhere:
+        raise UserError(
+            f"{missing[0].where}: there is no picture {missing[0].path}; {len(missing)} of {len(pictures)} pictures"
+            " are not there: name their folder with --pictures, or say --pictures-elsewhere"
+        )
     captioned = [picture for picture in pictures if picture.captions]
     tagged = list(tag_examples_of(pictures))
     with atomic_folder(arguments.out) as folder:

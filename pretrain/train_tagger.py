@@ -37,6 +37,7 @@ from vivo.detectors.tagger import (
     LEARNED_FROM,
     TAGGER_CONFIG,
     TAGGER_WEIGHTS,
+    WRITTEN,
     Tagger,
     average_precision,
     fit_classes,
@@ -256,9 +257,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             LEARNED_FROM: sha256_of(arguments.tags),
             "stores": [f"{len(store)} pictures of detector {store.fingerprint}" for store in stores],
         }
-        full = replace(full, notes=notes)
-        full.save(folder)
         count = write_tags(folder, stores, held_out, full, fold_by_key, key_of)
+        notes[WRITTEN] = sha256_of(folder / "tags.jsonl")
+        replace(full, notes=notes).save(folder)
     for name, value in notes.items():
         print(f"{name}: {value}")
     print(f"{arguments.out}: {len(class_names)} classes, tags of {count} pictures")

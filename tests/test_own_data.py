@@ -255,7 +255,10 @@ def test_boxes_of_coco_instances(photos: Path):
 
 def test_a_failed_preparation_leaves_what_was_there(lines, tmp_path: Path, capsys: pytest.CaptureFixture):
     program = load_script("finetune/prepare_own.py").main
-    assert program([str(lines({"image": "a.png", "tags": ["dog"]})), str(tmp_path / "out")]) == 0
+    row = lines({"image": "a.png", "tags": ["dog"]})
+    assert program([str(row), str(tmp_path / "out")]) == 2 and not (tmp_path / "out").exists()
+    assert f"own.jsonl, row 1: there is no picture {tmp_path}/a.png; 1 of 1 pictures" in capsys.readouterr().err
+    assert program([str(row), str(tmp_path / "out"), "--pictures-elsewhere"]) == 0
     before = (tmp_path / "out" / "tags.jsonl").read_bytes()
     bad = lines({"image": "a.png", "tags": ["cat"]}, {"image": "b.png", "tag": "x"}, {"image": 1})
     assert program([str(bad), str(tmp_path / "out")]) == 2

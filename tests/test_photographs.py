@@ -6,14 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from novel_benchmark import add_stores_and_tagger, captioned_pictures, listed, made_store, small_split
+from novel_benchmark import (
+    DETECTOR,
+    FEATURES,
+    add_stores_and_tagger,
+    captioned_pictures,
+    listed,
+    made_store,
+    small_split,
+)
 
 from vivo.config import load_config
 from vivo.data.datasets import CaptionPictures
 from vivo.data.examples import read_caption_examples
 from vivo.data.novel_files import read_hashes
-from vivo.data.regions import RegionStore
+from vivo.data.region_format import sha256_of
+from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.tag_source import TagSource
+from vivo.detectors.tagger import WRITTEN
 from vivo.errors import UserError
 from vivo.experiment import stages
 from vivo.experiment.benchmark import Benchmark
@@ -138,6 +148,11 @@ def test_stores_that_share_a_picture_are_refused(folder: Path, tmp_path: Path) -
             check_stores_apart(replace(bench, pair_regions=stores[name]), hashes)
     del hashes["copy-of-it"]
     check_stores_apart(replace(bench, pair_regions=stores["twin"]), hashes)  # it was the content that told
+    evaluation = RegionStore(bench.evaluation_regions)
+    with RegionStoreWriter(tmp_path / "copied", DETECTOR, FEATURES, 64) as writer:
+        writer.write("under-another-id", evaluation[shown])
+    with pytest.raises(UserError, match=rf"1 pictures have the regions of .*under-another-id, equal to {shown}\)"):
+        check_stores_apart(replace(bench, pair_regions=tmp_path / "copied"), hashes)
 
 
 def test_a_tagger_of_other_pairs_is_refused(folder: Path) -> None:
@@ -169,6 +184,11 @@ def test_missing_regions_and_tags_are_found_before_training(folder: Path, made: 
     tags = folder / "tagger" / "tags.jsonl"
     lines = [line for line in tags.read_text().splitlines(keepends=True) if json.loads(line)["image_id"] != missing]
     tags.write_text("".join(lines))
+    assert f"{folder}/tagger/tags.jsonl: is not what this tagger wrote; train the tagger again" in refusal(folder)
+    path = folder / "tagger" / "tagger.json"
+    config = json.loads(path.read_text())
+    config["notes"][WRITTEN] = sha256_of(tags)
+    path.write_text(json.dumps(config))
     assert f"tags.jsonl: no tags of 1 pictures of {folder} (first: {missing})" in refusal(folder)
 
 

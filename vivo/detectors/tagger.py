@@ -33,6 +33,7 @@ from vivo.files import atomic_write_json, writable_folder
 
 TAGGER_CONFIG, TAGGER_WEIGHTS = "tagger.json", "tagger.safetensors"
 LEARNED_FROM = "sha256 of the tag examples"
+WRITTEN = "sha256 of tags.jsonl"
 """The note of a trained tagger that says which image-tag pairs it has seen."""
 
 

@@ -4,6 +4,7 @@
 the tagger and the choice of tags, which other programs made of them.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from vivo.data.novel_files import read_hashes
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import read_tag_file
-from vivo.detectors.tagger import LEARNED_FROM
+from vivo.detectors.tagger import LEARNED_FROM, WRITTEN
 from vivo.errors import UserError
 from vivo.experiment.benchmark import Benchmark
 
@@ -56,6 +57,7 @@ def check_stores_apart(bench: Benchmark, hashes: Mapping[str, str]) -> None:
     """
     evaluation = RegionStore(bench.evaluation_regions)
     contents = {hashes[i]: i for i in (*evaluation, *bench.evaluation_ids()) if i in hashes}
+    seen = {_regions_hash(evaluation, i): i for i in evaluation}
     for path in {bench.pair_regions, bench.caption_regions}:
         training = RegionStore(path)
         evaluation.check_compatible(training.fingerprint, training.feature_size)
@@ -69,19 +71,34 @@ def check_stores_apart(bench: Benchmark, hashes: Mapping[str, str]) -> None:
                 f"{path}: {len(twins)} pictures have the content of an evaluation picture (first: {twins[0][0]}, equal"
                 f" to {twins[0][1]}); {fix}"
             )
+        # whatever the files say: what the model would see
+        copies = [(i, seen[found]) for i in training if (found := _regions_hash(training, i)) in seen]
+        if copies:
+            raise UserError(
+                f"{path}: {len(copies)} pictures have the regions of an evaluation picture (first: {copies[0][0]},"
+                f" equal to {copies[0][1]}); {fix}"
+            )
+
+
+def _regions_hash(store: RegionStore, image_id: str) -> str:
+    """Of boxes and features, by which a picture is known whose id and file say something else."""
+    regions = store[image_id]
+    return hashlib.sha256(regions.boxes.tobytes() + regions.features.tobytes()).hexdigest()
 
 
 def check_tagger(tagger: Path, pairs: Path) -> None:
-    """`UserError` unless the tagger was trained on these image-tag pairs."""
+    """`UserError` unless the tagger was trained on these image-tag pairs, and the tags are its own."""
     path = tagger / "tagger.json"
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))["notes"] or {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error!r}); train the tagger again") from error
-    if LEARNED_FROM not in notes:
-        raise UserError(f"{path}: does not say which image-tag pairs it was trained on; train the tagger again")
+    if LEARNED_FROM not in notes or WRITTEN not in notes:
+        raise UserError(f"{path}: does not say which image-tag pairs it has learned, or what it wrote; train it again")
     if notes[LEARNED_FROM] != sha256_of(pairs):
         raise UserError(f"{tagger}: was trained on other image-tag pairs than {pairs}; train the tagger again")
+    if notes[WRITTEN] != sha256_of(tagger / "tags.jsonl"):
+        raise UserError(f"{tagger}/tags.jsonl: is not what this tagger wrote; train the tagger again")
 
 
 def check_pictures(bench: Benchmark) -> None:
