@@ -6,8 +6,8 @@ The rival is `forward_features` of the detector's network and nothing else: inpu
 beforehand, in the network's dtype and memory format, the same pictures in batches of the same size, the same
 threads. Both run in this process by turns, and a turn of extraction is compared with the mean of the
 backbone's turns before and after it. A turn of extraction is a whole run, with what every run does once (eight pictures
-are detected to tell the size; the last shard is written when nothing else is left to do): with 128 pictures a turn
-that was a tenth of it. The goal is a ratio of 0.85. Wall time is what counts on a quiet machine; where
+are detected to tell the size; the last shard is written when nothing else is left to do): of 128 pictures a turn
+those eight would be a sixteenth. The goal is a ratio of 0.85. Wall time is what counts on a quiet machine; where
 others use its cores, the ratio of CPU seconds says what the rest of the work (decoding, resizing, normalising, pooling,
 writing, hashing) costs beside the backbone. With --parts: CPU time of each part of that work, one after the other.
 """
