@@ -346,7 +346,7 @@ def _validate_training(config: TrainConfig) -> None:
     if config.objective == "both" and not 0 < data.pairs_share < 1:
         raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
     if config.objective != "tags" and data.validation_share:
-        raise UserError('data.validation_share: is for objective "tags"; leave it out')
+        raise UserError('data.validation_share: is for objective "tags"; give data.validation_references')
     if tracking.validate_every and not (data.validation_regions or data.validation_share):
         raise UserError(
             'tracking.validate_every: needs data.validation_regions, or with objective "tags" data.validation_share'
