@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_world import make_tiny_world
 
 from vivo.program import set_cpu_defaults
 
@@ -51,11 +52,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """World, examples and region stores of the demo's tiny size, made once: DIR/{world,examples,regions}."""
-    from vivo.demo import prepare
-    from vivo.demo.sizes import SIZES
-
-    out = tmp_path_factory.mktemp("tiny")
-    prepare.make_world(out, SIZES["tiny"])
-    prepare.make_examples(out)
-    prepare.make_regions(out)
-    return out
+    return make_tiny_world(tmp_path_factory.mktemp("tiny"))

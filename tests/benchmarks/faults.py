@@ -17,9 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 # ruff: noqa: E402
 import faults
-
-from vivo.demo import prepare
-from vivo.demo.sizes import SIZES
+from tiny_world import make_tiny_world
 
 
 def main() -> int:
@@ -28,11 +26,7 @@ def main() -> int:
     parser.add_argument("--world", type=Path, help="a folder of the demo's tiny size; default: one made for this")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="faults-"))
-    world = arguments.world or work / "world"
-    if not (world / "examples").is_dir():
-        prepare.make_world(world, SIZES["tiny"])
-        prepare.make_examples(world)
-        prepare.make_regions(world)
+    world = make_tiny_world(arguments.world or work / "world")
     tried = {
         "kill -9 of one of two processes": faults.killed_process,
         "kill -STOP of one of two processes": faults.stopped_process,

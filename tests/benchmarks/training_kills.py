@@ -22,10 +22,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch
 from launching import kill, start, wait_until
 from safetensors.torch import load_file
+from tiny_world import make_tiny_world
 from training_runs import finish, losses, pretraining, updates
 
-from vivo.demo import prepare
-from vivo.demo.sizes import SIZES
 from vivo.training.checkpoint import list_checkpoints
 
 
@@ -38,11 +37,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="kills-"))
-    world = arguments.world or work / "world"
-    if not (world / "examples").is_dir():
-        prepare.make_world(world, SIZES["tiny"])
-        prepare.make_examples(world)
-        prepare.make_regions(world)
+    world = make_tiny_world(arguments.world or work / "world")
     more = (f"optim.duration={arguments.updates}steps", "tracking.save_every=20steps", "optim.ema=0.99")
     began = time.monotonic()
     whole, broken = work / "whole", work / "broken"
