@@ -253,7 +253,7 @@ def test_the_best_model_is_kept(tiny_world: Path, tmp_path: Path):
     assert {"validation_CIDEr", "validation_CIDEr_shuffled", "validation_repetition", "validation_alarms"} <= set(
         validations[0]
     )
-    with pytest.raises(UserError, match="tracking.best: a validation has no loss"):
+    with pytest.raises(UserError, match="tracking.best: a validation has no number loss"):
         finetune(config_for(
             tiny_world, tmp_path / "wrong", "captions", "init=minilm", *SHORT, "tracking.validate_every=2steps",
             "tracking.best=loss", f"data.validation_references={references}",
