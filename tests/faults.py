@@ -18,6 +18,7 @@ import numpy as np
 from launching import ROOT, free_port, kill, start, wait_until, workers_of
 from training_runs import finish, pretraining, updates
 
+from vivo.data.examples import read_caption_examples, write_caption_examples
 from vivo.data.regions import RegionStore
 from vivo.training.checkpoint import list_checkpoints
 
@@ -128,11 +129,15 @@ def limited(program: list[str], out: Path, size: int) -> Outcome:
 
 
 def full_disk_at_a_validation(world: Path, out: Path) -> Outcome:
-    """Captions are validated, and no file of more than 8 kB can be written."""
+    """Captions are validated; no file of more than 8 kB and no table can be written (a file is where its folder is)."""
+    out.mkdir(exist_ok=True)
+    (out / "validation").touch()
+    few = out.with_name(f"{out.name}-captions.jsonl")  # `datasets` makes a copy, which must not be the file that fails
+    write_caption_examples(read_caption_examples(world / "examples" / "captions.jsonl")[:8], few)
     program = [
         "finetune/train.py", "configs/finetune/world.yaml", f"out={out}", "init=minilm", "model.layers=1",
         f"model.vocabulary={world / 'examples' / 'vocabulary.txt'}", f"data.regions={world / 'regions' / 'coco'}",
-        f"data.examples={world / 'examples' / 'captions.jsonl'}",
+        f"data.examples={few}",
         f"data.validation_regions={world / 'regions' / 'coco'}",
         f"data.validation_references={world / 'world' / 'coco' / 'captions_val.json'}", "optim.batch_size=4",
         "optim.duration=4steps", "optim.warmup=1step", "optim.precision=fp32", "tracking.log_every=1step",
