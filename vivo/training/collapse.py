@@ -7,8 +7,8 @@ captions that follow the language and not the picture.
 from collections.abc import Mapping, Sequence
 
 # One caption for all pictures, however few they are, or fewer than one distinct caption in ten; shorter than three
-# words; more than half unfinished; more than a quarter of the word pairs said before; with another picture's regions and
-# tags more than half of the CIDEr is left.
+# words; more than half unfinished; more than a quarter of the word pairs said before; with another picture's regions
+# and tags more than half of the CIDEr is left.
 LEAST_DISTINCT, LEAST_WORDS, LEAST_ENDED, MOST_REPEATED, MOST_SHUFFLED = 0.1, 3.0, 0.5, 0.25, 0.5
 
 
