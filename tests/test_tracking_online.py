@@ -88,6 +88,7 @@ def test_a_training_without_a_server_ends_well(tiny_world: Path, tmp_path: Path)
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
+    environment["WANDB_INIT_TIMEOUT"] = "2"  # how long it waits is W&B's own, and measured in docs/tracking.md
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     said = [line for line in done.stderr.splitlines() if line.startswith("W&B: ")]
