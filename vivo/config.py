@@ -234,6 +234,9 @@ class DecodeConfig:
     length_penalty: float = at_least(1.0, 0.0)
     # Pictures decoded together.
     batch_size: int = at_least(32, 1)
+    # When a search ends and what counts as finished: vivo's own rules, or Oscar's, which captions of imported
+    # checkpoints need to equal the published ones (docs/checkpoints.md; then max_tokens is max_gen_length - 1).
+    rules: str = one_of("vivo", "oscar")
 
 
 @dataclass
