@@ -48,11 +48,11 @@ CASES = (
 )
 
 
-def configuration(case: Case) -> dict[str, Any]:
+def configuration(case: Case, vocabulary: int = VOCABULARY) -> dict[str, Any]:
     """config.json as the original writes it."""
     norm = {"use_img_layernorm": 1, "img_layer_norm_eps": 1e-5} if case.region_norm else {}
     return norm | {
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "hidden_size": WIDTH,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
@@ -67,7 +67,7 @@ def configuration(case: Case) -> dict[str, Any]:
     }
 
 
-def random_weights(case: Case) -> dict[str, Tensor]:
+def random_weights(case: Case, vocabulary: int = VOCABULARY) -> dict[str, Tensor]:
     """A state dict under the original's names."""
     random = np.random.RandomState(case.seed % 100)
     state = {}
@@ -83,7 +83,7 @@ def random_weights(case: Case) -> dict[str, Tensor]:
         add(f"{name}.weight", WIDTH, scale=0.2, around=1.0)
         add(f"{name}.bias", WIDTH)
 
-    for name, rows, scale in (("word", VOCABULARY, 0.5), ("position", PLACES, 0.8), ("token_type", 2, 0.5)):
+    for name, rows, scale in (("word", vocabulary, 0.5), ("position", PLACES, 0.8), ("token_type", 2, 0.5)):
         add(f"bert.embeddings.{name}_embeddings.weight", rows, WIDTH, scale=scale)
     norm("bert.embeddings.LayerNorm")
     for i in range(LAYERS):
@@ -101,12 +101,12 @@ def random_weights(case: Case) -> dict[str, Tensor]:
         norm("bert.LayerNorm")
     linear("cls.predictions.transform.dense", WIDTH, WIDTH)
     norm("cls.predictions.transform.LayerNorm")
-    add("cls.predictions.bias", VOCABULARY, scale=0.5)
+    add("cls.predictions.bias", vocabulary, scale=0.5)
     state["cls.predictions.bias"][SEP] += 1.5  # or hardly a caption would end
     if case.tied:
         state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"].clone()
     else:
-        add("cls.predictions.decoder.weight", VOCABULARY, WIDTH, scale=0.5)
+        add("cls.predictions.decoder.weight", vocabulary, WIDTH, scale=0.5)
     return state
 
 
@@ -186,7 +186,7 @@ def beam(case: Case, state: dict[str, Tensor], regions: Tensor, tags: list[int],
         candidates = []
         for total, caption in beams:
             log_p = text_logits(case, state, [*caption, MASK], regions, tags)[-1].log_softmax(-1)
-            candidates += [(total + float(log_p[word]), caption, word) for word in range(VOCABULARY)]
+            candidates += [(total + float(log_p[word]), caption, word) for word in range(len(log_p))]
         candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * width]
         if best is not None and best[1] >= candidates[0][0] / longest:
             break

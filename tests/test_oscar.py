@@ -35,7 +35,7 @@ def write_checkpoint(folder: Path, case: Case) -> Path:
 
 def imported(folder: Path, case: Case) -> VivoForCaptioning:
     lengths = InputLengths(caption_tokens=40, tag_tokens=case.tag_tokens, regions=case.regions)
-    return load_oscar(write_checkpoint(folder, case), lengths, **SPECIAL)[0]
+    return load_oscar(write_checkpoint(folder, case), lengths, **SPECIAL)
 
 
 def batch_of(case: Case) -> dict[str, torch.Tensor]:

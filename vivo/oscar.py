@@ -60,8 +60,8 @@ def is_oscar(folder: Path) -> bool:
     return "img_feature_dim" in _configuration(folder)
 
 
-def load_oscar(folder: Path, lengths: InputLengths | None = None, **ours: Any) -> tuple[VivoForCaptioning, list[Path]]:
-    """A model of ours with the weights of an Oscar or VinVL checkpoint, and the files that they came from.
+def load_oscar(folder: Path, lengths: InputLengths | None = None, **ours: Any) -> VivoForCaptioning:
+    """A model of ours with the weights of an Oscar or VinVL checkpoint.
 
     Args:
         folder: config.json with pytorch_model.bin or model.safetensors, whole or in shards.
@@ -89,7 +89,7 @@ def load_oscar(folder: Path, lengths: InputLengths | None = None, **ours: Any) -
             f"{folder}: holds {odd[0]}, which is no part of the model that its config.json describes; captions would"
             " not be its own"
         )
-    return model, tensors.files
+    return model
 
 
 def oscar_config(folder: Path, tensors: Mapping[str, Tensor], lengths: InputLengths, **ours: Any) -> VivoConfig:

@@ -35,20 +35,14 @@ class TensorFiles(Mapping[str, Tensor]):
     Args:
         source: a folder in transformers' layout, or one weight file.
 
-    Attributes:
-        files: the weight files, in order.
-
     Raises:
         UserError: no weights there, a shard is missing, a file is damaged or holds more than tensors.
     """
 
     def __init__(self, source: str | Path):
-        self.source = Path(source)
-        found = _weight_file(self.source)
-        self.files = _shards(found) if found.name.endswith(".index.json") else [found]
         self._pickled: dict[Path, dict[str, Tensor]] = {}
         self._places: dict[str, tuple[Path, str]] = {}
-        for file in self.files:
+        for file in weight_files(source):
             for name in self._names(file):
                 self._places[_plain(name)] = (file, name)
 
@@ -78,12 +72,18 @@ class TensorFiles(Mapping[str, Tensor]):
             raise UserError(f"{file}: cannot be read ({_reason(error)}); copy the file again") from error
 
 
-def _weight_file(source: Path) -> Path:
+def weight_files(source: str | Path) -> list[Path]:
+    """The weight files of a checkpoint, its shards in the order of the index; nothing in them is read.
+
+    Raises:
+        UserError: there are none.
+    """
+    source = Path(source)
     if source.is_file():
-        return source
+        return [source]
     for name in _LAYOUTS:
         if (source / name).is_file():
-            return source / name
+            return _shards(source / name) if name.endswith(".index.json") else [source / name]
     if not source.is_dir():
         raise UserError(f"{source}: no such file or folder; give a checkpoint folder or its weight file")
     raise UserError(

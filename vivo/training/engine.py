@@ -31,6 +31,7 @@ from vivo.data.collate import Batch
 from vivo.data.sampler import StepBatches
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, writable_folder
+from vivo.model_card import facts_of_run, write_card
 from vivo.training import inputs
 from vivo.training.averages import Averages
 from vivo.training.checkpoint import (
@@ -172,6 +173,7 @@ def run_training(
             try:
                 with atomic_folder(final) as temporary:
                     save_model(temporary, plain, tokenizer, weights)
+                    write_card(temporary, plain.config, facts_of_run(out))
                     finish(temporary)
             except OSError as error:
                 raise UserError(
