@@ -49,14 +49,13 @@ def regions(seed: int, count: int) -> Regions:
     return Regions(boxes, features, ["dog"] * count, np.ones(count, np.float32), 60, 50)
 
 
-@pytest.mark.parametrize("order", ["vivo first", "transformers first", "transformers whole, vivo last"])
+@pytest.mark.parametrize("order", ["vivo first", "vivo last"])
 def test_auto_classes_know_the_models_in_any_order_of_imports(order: str, saved: Path):
     names = "AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForPreTraining, AutoProcessor, AutoTokenizer"
     theirs = f"from transformers import {names}"
     imports = {
         "vivo first": ["import vivo", theirs],
-        "transformers first": ["import transformers", "import vivo", theirs],
-        "transformers whole, vivo last": [theirs, "import vivo"],
+        "vivo last": [theirs, "import vivo"],
     }[order]
     code = f"""
 d = {str(saved)!r}
