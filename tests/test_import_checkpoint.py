@@ -68,7 +68,7 @@ def test_captions_of_a_store_are_those_of_the_plain_statement(
     printed = capsys.readouterr().out
     assert digest in printed and "detector vinvl" in printed and "nothing in a checkpoint can prove" in printed
     ids = list(RegionStore(store).image_ids)
-    decode = DecodeConfig(beam=beam, max_tokens=CASE.max_gen_length - 1, rules="oscar")
+    decode = DecodeConfig(beam=beam, max_tokens=CASE.max_gen_length - 1, conventions="oscar")
     found = predict_split(out, store, ids, "detector", decode, tmp_path / "predictions.json")
     state = reference.random_weights(CASE, PIECES)
     for image_id in ids:

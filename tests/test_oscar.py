@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_original(case: Case, tmp_path: Path):
     places = torch.arange(caption.shape[1]).expand(4, -1)
     context = model.encode_context(batch_of(case))
     mask = text_attention_mask(places, torch.ones_like(places, dtype=torch.bool))
-    hidden, _ = model.vivo.encode_text(context, caption, places, mask)
+    hidden = model.vivo.encode_text(context, caption, places, mask)
     expected = torch.tensor(golden["logits"]).view(4, 3, -1)  # at places 0, 4 and 8 of each picture
     assert expected.std() > 0.5
     torch.testing.assert_close(model.logits(hidden)[:, [0, 4, 8]], expected, rtol=0, atol=2e-5)
@@ -76,22 +76,22 @@ def test_logits_are_those_of_the_original(case: Case, tmp_path: Path):
 def test_captions_are_those_of_the_original(case: Case, tmp_path: Path):
     model, golden = imported(tmp_path, case), GOLDEN[case.name]
     for beam, name in ((1, "greedy"), (5, "beam5")):
-        decode = DecodeConfig(beam=beam, max_tokens=case.max_gen_length - 1, rules="oscar")
+        decode = DecodeConfig(beam=beam, max_tokens=case.max_gen_length - 1, conventions="oscar")
         found = [best for best, *_ in caption_batch(model, batch_of(case), decode)]
         tokens, scores = golden[name]
         assert [h.tokens for h in found] == tokens
         assert [h.score for h in found] == pytest.approx(scores, abs=2e-5)
 
 
-def test_the_golden_captions_tell_the_rules_apart(tmp_path: Path):
-    """Negative control: vivo's own rules, tags without [SEP], or other positions give other captions somewhere."""
+def test_the_golden_captions_tell_the_conventions_apart(tmp_path: Path):
+    """Negative control: vivo's own conventions, tags without [SEP], other positions: other captions somewhere."""
 
-    def captions(change: Callable[[dict], None], rules: str = "oscar") -> list[list[list[int]]]:
+    def captions(change: Callable[[dict], None], conventions: str = "oscar") -> list[list[list[int]]]:
         found = []
         for case in CASES:
             batch = batch_of(case)
             change(batch)
-            decode = DecodeConfig(beam=5, max_tokens=case.max_gen_length - 1, rules=rules)
+            decode = DecodeConfig(beam=5, max_tokens=case.max_gen_length - 1, conventions=conventions)
             found.append([h.tokens for h, *_ in caption_batch(imported(tmp_path / case.name, case), batch, decode)])
         return found
 
@@ -116,7 +116,7 @@ def test_other_weights_equal_the_plain_statement(seed: int, tmp_path: Path):
     case = Case(seed, tied=seed % 2 == 0, region_norm=seed % 3 == 0, tags=seed % 5 != 0, max_gen_length=9)
     model, state, pictures = imported(tmp_path, case), reference.random_weights(case), reference.random_pictures(case)
     for beam in (1, 3):
-        decode = DecodeConfig(beam=beam, max_tokens=8, rules="oscar")
+        decode = DecodeConfig(beam=beam, max_tokens=8, conventions="oscar")
         found = [best for best, *_ in caption_batch(model, batch_of(case), decode)]
         search = reference.greedy if beam == 1 else lambda *x: reference.beam(*x, 3)
         expected = [search(case, state, *picture) for picture in pictures]

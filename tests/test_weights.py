@@ -38,7 +38,7 @@ def assert_same_logits(folder: Path, bert: BertForMaskedLM) -> VivoForTagPretrai
     model = VivoForTagPretraining(bert_config(folder, feature_size=10)).eval()
     assert load_bert(model, folder) == []
     ids = torch.randint(0, 60, (2, 9), generator=torch.Generator().manual_seed(1))
-    hidden, _ = model.vivo.encode_text(None, ids, torch.arange(9).expand(2, -1), torch.ones(2, 9, 9, dtype=torch.bool))
+    hidden = model.vivo.encode_text(None, ids, torch.arange(9).expand(2, -1), torch.ones(2, 9, 9, dtype=torch.bool))
     expected = bert(ids).logits
     assert expected.std() > 0.1
     torch.testing.assert_close(model.logits(hidden), expected, rtol=1e-5, atol=2e-5)

@@ -232,11 +232,19 @@ class DecodeConfig:
     max_tokens: int = at_least(20, 1)
     # A caption's log-probability is divided by its length to this power before captions are compared.
     length_penalty: float = at_least(1.0, 0.0)
+    # No so many word pieces in a row twice in one caption; 0 allows it.
+    no_repeat: int = at_least(0, 0)
+    # Shortest caption, in word pieces.
+    min_tokens: int = at_least(0, 0)
+    # Diverse beam search: groups of beams that keep away from one another; 1 is plain beam search.
+    groups: int = at_least(1, 1)
+    # What a word piece loses for each beam of an earlier group that took it at the same step.
+    diversity: float = at_least(0.0, 0.0)
     # Pictures decoded together.
     batch_size: int = at_least(32, 1)
-    # When a search ends and what counts as finished: vivo's own rules, or Oscar's, which captions of imported
+    # When a search ends and what counts as finished: vivo's own conventions, or Oscar's, which captions of imported
     # checkpoints need to equal the published ones (docs/checkpoints.md; then max_tokens is max_gen_length - 1).
-    rules: str = one_of("vivo", "oscar")
+    conventions: str = one_of("vivo", "oscar")
 
 
 @dataclass
@@ -301,6 +309,11 @@ def validate(config: TrainConfig | EvalConfig) -> None:
                 raise UserError(f"{name}: is needed")
         if config.tags == "file" and not config.tag_file:
             raise UserError("tag_file: is needed with tags: file")
+        decode = config.decode
+        if decode.beam % decode.groups:
+            raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
+        if decode.groups > 1 and decode.conventions != "vivo":
+            raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
 
 
 def _validate_training(config: TrainConfig) -> None:
