@@ -56,11 +56,9 @@ class CardFacts:
 def facts_of_run(run: Path) -> CardFacts:
     """What a training's folder says about the model that it ends with."""
     settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    validations = [
-        record
-        for record in map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        if any(key.startswith("validation_") for key in record)
-    ]
+    records = run / "metrics.jsonl"  # a short run may have none
+    lines = records.read_text(encoding="utf-8").splitlines() if records.is_file() else []
+    validations = [record for record in map(json.loads, lines) if any(key.startswith("validation_") for key in record)]
     last = validations[-1] if validations else {}
     scores = {
         name.removeprefix("validation_"): float(value)
