@@ -56,9 +56,10 @@ class CardFacts:
 def facts_of_run(run: Path) -> CardFacts:
     """What a training's folder says about the model that it ends with."""
     settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    records = run / "metrics.jsonl"  # a short run may have none
-    lines = records.read_text(encoding="utf-8").splitlines() if records.is_file() else []
-    validations = [record for record in map(json.loads, lines) if any(key.startswith("validation_") for key in record)]
+    from vivo.training.tracking import read_records  # here: only trainings need it
+
+    records = read_records(run / "metrics.jsonl")
+    validations = [record for record in records if any(key.startswith("validation_") for key in record)]
     last = validations[-1] if validations else {}
     scores = {
         name.removeprefix("validation_"): float(value)
