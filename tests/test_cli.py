@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,9 +102,14 @@ def test_caption_prints_caption_score_and_tags(
             assert folder == tmp_path
             return cls()
 
-        def __call__(self, picture: Path, beam: int) -> list[Caption]:
+        def caption_files(self, paths: list[Path], beam: int) -> Iterator[types.SimpleNamespace]:
             assert beam == 4
-            return [Caption("a red car", np.float32(-1.5), ["car", "red"] if picture.name == "a.png" else [])]
+            for path in paths:
+                one = Caption("a red car", np.float32(-1.5), ["car", "red"] if path.name == "a.png" else [])
+                broken = path.name == "c.png"
+                yield types.SimpleNamespace(
+                    path=path, captions=[] if broken else [one], problem=f"{path} is broken" if broken else ""
+                )
 
     module = types.ModuleType("vivo.captioner")
     module.Captioner = Captioner
@@ -124,6 +130,12 @@ def test_caption_prints_caption_score_and_tags(
         "score": -1.5,
         "tags": ["car", "red"],
     }
+    (tmp_path / "c.png").touch()  # a folder, one of whose pictures is broken: the others come, and the status tells
+    assert main(["caption", str(tmp_path), "--checkpoint", str(tmp_path), "--beam", "4"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("a red car") == 2 and printed.err == f"left out: {tmp_path / 'c.png'} is broken\n"
+    assert main(["caption", str(tmp_path / "c.png"), "--checkpoint", str(tmp_path), "--beam", "4"]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'c.png'} is broken\n"
 
 
 @pytest.fixture

@@ -5,12 +5,16 @@
     for caption in captioner("photo.jpg"):
         print(caption.text, caption.score, caption.tags)
 
+For many pictures, `captioner.caption_folder("photos")` gives one result after the other; neither the pictures nor the
+results are in memory together, and a broken picture is a result that says so.
+
 A captioner folder holds model, tokenizer and detector, so features can come from no other detector
 than the one that the model was trained on.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,10 +27,13 @@ from vivo.data.regions import fingerprint_of
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.data.types import Regions
 from vivo.detectors.base import Detector, load_detector
+from vivo.detectors.extract import find_pictures
 from vivo.detectors.pictures import open_picture
 from vivo.errors import UserError
+from vivo.model_card import FILE as CARD
+from vivo.model_card import CardFacts, relicensed, write_card
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import caption_batch, check_can_caption
+from vivo.prediction import caption_batch
 from vivo.self_tagging import SelfTagger
 from vivo.training.checkpoint import save_model
 from vivo.weights import load_model
@@ -40,6 +47,15 @@ class Caption:
     score: float
     tags: list[str]
     regions: Regions
+
+
+@dataclass(frozen=True)
+class CaptionedFile:
+    """One picture of many: its captions, best first; or, of a picture that could not be read, why not."""
+
+    path: Path
+    captions: list[Caption] = field(default_factory=list)
+    problem: str = ""
 
 
 class Captioner:
@@ -65,9 +81,13 @@ class Captioner:
             raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(VivoForCaptioning, folder).to(device)
-        check_can_caption(model, str(folder))
+        model.check_can_caption(str(folder))
         detector = load_detector(str(folder / "detector"))
         found = fingerprint_of(detector.fingerprint())
+        if not model.config.region_fingerprint:
+            raise UserError(
+                f"{folder}: nothing says which detector's features the model knows; import it again with --regions"
+            )
         if found != model.config.region_fingerprint:
             raise UserError(
                 f"{folder}: the model knows features {model.config.region_fingerprint}, its detector/ makes {found}; "
@@ -77,18 +97,57 @@ class Captioner:
         tagger = SelfTagger.from_pretrained(own, device) if own.is_dir() else None
         return cls(model, load_tokenizer(folder), detector, tagger)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Weights (safetensors), configuration, tokenizer, and the detector in `detector/`."""
+    def save_pretrained(self, folder: str | Path, license: str = "", language: str = "en") -> None:
+        """Weights (safetensors), configuration, tokenizer, a model card, and the detector in `detector/`.
+
+        The card is that of the folder that the model came from, where there is one.
+
+        Args:
+            license: of the weights, an SPDX id as "cc-by-sa-4.0"; "": what that card says, else "other".
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        card = Path(self.model.name_or_path or ".") / CARD
+        known = card.read_text(encoding="utf-8") if self.model.name_or_path and card.is_file() else ""
         save_model(folder, self.model, self.tokenizer)
         self.detector.save_pretrained(folder / "detector")
         if self.tagger is not None:
             self.tagger.save_pretrained(folder / "tagger")
+        if known:
+            known = relicensed(known, license, language) if license else known
+            (folder / CARD).write_text(known, encoding="utf-8")
+        else:
+            write_card(folder, self.model.config, CardFacts(license=license or "other", language=language))
 
     def __call__(self, picture: str | Path | Image.Image, beam: int = 1, max_tokens: int = 20) -> list[Caption]:
         """Captions of one picture, best first: one greedily (`beam` = 1), else as many as the beam is wide."""
         return self.caption_many([picture], beam, max_tokens)[0]
+
+    def caption_folder(
+        self, folder: str | Path, beam: int = 1, max_tokens: int = 20, batch_size: int = 16
+    ) -> Iterator[CaptionedFile]:
+        """Captions of all picture files under a folder, also in its subfolders, in the order of their paths."""
+        return self.caption_files(find_pictures(folder), beam, max_tokens, batch_size)
+
+    def caption_files(
+        self, paths: Iterable[str | Path], beam: int = 1, max_tokens: int = 20, batch_size: int = 16
+    ) -> Iterator[CaptionedFile]:
+        """Captions of any number of picture files, in their order, `batch_size` at a time.
+
+        A picture that cannot be read is a result with a `problem`; the others are captioned all the same.
+        """
+        rest = iter(paths)
+        while part := [Path(path) for path in islice(rest, batch_size)]:
+            images: list[Image.Image] = []
+            problems = dict.fromkeys(range(len(part)), "")
+            for place, path in enumerate(part):
+                try:
+                    images.append(open_picture(path))
+                except UserError as error:
+                    problems[place] = str(error)
+            found = iter(self.caption_many(images, beam, max_tokens) if images else [])
+            for place, path in enumerate(part):
+                yield CaptionedFile(path, [], problems[place]) if problems[place] else CaptionedFile(path, next(found))
 
     def caption_many(
         self, pictures: Sequence[str | Path | Image.Image], beam: int = 1, max_tokens: int = 20
@@ -97,7 +156,7 @@ class Captioner:
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
         regions = self.detector.detect(images)
         if self.tagger is None:
-            tags = [detected_tags(r) for r in regions]
+            tags = [detected_tags(r, self.model.config.tags_as_text) for r in regions]
         else:
             tags = [[name for name, _ in found] for found in self.tagger.tags(regions)]
         examples = [(str(i), [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]

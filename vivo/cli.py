@@ -65,25 +65,38 @@ def world(arguments: argparse.Namespace) -> None:
     write_world(writable_folder(arguments.out), settings)
 
 
-def caption(arguments: argparse.Namespace) -> None:
-    """`vivo caption`: a caption for each picture, with its score and the tags that the model saw."""
+def caption(arguments: argparse.Namespace) -> int:
+    """`vivo caption`: a caption for each picture, with its score and the tags that the model saw.
+
+    Captions are printed as they come. A picture that cannot be read is one line on stderr; if it was the only
+    one, that is an error (exit status 2), else the others are captioned and the exit status is 1.
+    """
     for path in (*arguments.pictures, arguments.checkpoint):
         if not path.exists():
             raise UserError(f"{path}: no such {'folder' if path is arguments.checkpoint else 'picture'}")
     from vivo.captioner import Captioner
+    from vivo.detectors.extract import find_pictures
 
     captioner = Captioner.from_pretrained(arguments.checkpoint)
-    rows = [
-        {"picture": str(picture), "caption": found.text, "score": float(found.score), "tags": list(found.tags)}
-        for picture in arguments.pictures
-        for found in captioner(picture, beam=arguments.beam)
-    ]
+    files = [file for path in arguments.pictures for file in (find_pictures(path) if path.is_dir() else [path])]
+    rows, broken = [], 0
+    for found in captioner.caption_files(files, beam=arguments.beam):
+        if found.problem:
+            if len(files) == 1:
+                raise UserError(found.problem)
+            broken += 1
+            print(f"left out: {found.problem}", file=sys.stderr)
+        for one in found.captions:
+            row = {"picture": str(found.path), "caption": one.text, "score": float(one.score), "tags": list(one.tags)}
+            if arguments.json:
+                rows.append(row)
+            else:
+                print(f"{row['picture']}: {row['caption']}")
+                tags = ", ".join(row["tags"]) or "(none)"
+                print(f"    score {row['score']:.3f}   tags: {tags}", flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    for row in rows:
-        print(f"{row['picture']}: {row['caption']}")
-        print(f"    score {row['score']:.3f}   tags: {', '.join(row['tags']) or '(none)'}")
+    return 1 if broken else 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -237,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=world)
 
     verb = verbs.add_parser("caption", help="captions for pictures of your own")
-    verb.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    verb.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
     verb.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="as runs/demo/vivo of the demo")
     verb.add_argument(
         "--beam", type=whole_number(1), default=1, metavar="N", help="width of search; default: 1, greedy"

@@ -242,6 +242,9 @@ class DecodeConfig:
     diversity: float = at_least(0.0, 0.0)
     # Pictures decoded together.
     batch_size: int = at_least(32, 1)
+    # When a search ends and what counts as finished: vivo's own conventions, or Oscar's, which captions of imported
+    # checkpoints need to equal the published ones (docs/checkpoints.md; then max_tokens is max_gen_length - 1).
+    conventions: str = one_of("vivo", "oscar")
 
 
 @dataclass
@@ -309,6 +312,8 @@ def validate(config: TrainConfig | EvalConfig) -> None:
         decode = config.decode
         if decode.beam % decode.groups:
             raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
+        if decode.groups > 1 and decode.conventions != "vivo":
+            raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
 
 
 def _validate_training(config: TrainConfig) -> None:

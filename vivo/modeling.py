@@ -1,4 +1,4 @@
-"""The whole model: VivoConfig, VivoModel, and with a head VivoForTagPretraining, VivoForCaptioning, VivoForPretraining.
+"""The whole model: VivoModel, and with a head VivoForTagPretraining, VivoForCaptioning, VivoForPretraining.
 
 One BERT-shaped encoder (post-norm) reads caption, tags and regions. Text gets word + position +
 segment embeddings; a region gets one linear projection of [features ; six box numbers] and neither
@@ -28,87 +28,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForPreTraining, PreTrainedModel
 
 from vivo.caching import TextCache
+from vivo.errors import UserError
+from vivo.model_config import VivoConfig
 from vivo.packing import Packing, context_places, true_places
 
 CAPTION_SEGMENT = 0
 Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Keys and values [B, N, L, H] of some elements -> those that their queries read, [B, N, *, H]."""
-
-
-class VivoConfig(PreTrainedConfig):
-    """Shape of the model, and what it was trained on.
-
-    Lengths: `max_caption_tokens` caption positions are 0 .. max_caption_tokens - 1; tags start at
-    `tag_position_offset` in pre-training, fine-tuning and inference alike (the paper does not say;
-    Oscar-derived code lets the positions differ between the stages).
-    `tag_slots`: where the tags to predict stand in pre-training, "tags" (segment and positions of tags) or "caption"
-    (those of the words of a caption).
-    `region_fingerprint` names the RegionStore whose features the weights know; `training_stage` is
-    "" (not trained), the objective of pre-training ("tags", "pairs", "both": with tags it knows a visual vocabulary; it
-    is not fine-tuned yet) or "captions".
-    """
-
-    model_type = "vivo"
-
-    def __init__(
-        self,
-        vocab_size: int = 30522,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
-        max_position_embeddings: int = 512,
-        type_vocab_size: int = 2,
-        layer_norm_eps: float = 1e-12,
-        hidden_dropout_prob: float = 0.1,
-        attention_probs_dropout_prob: float = 0.1,
-        initializer_range: float = 0.02,
-        feature_size: int = 2048,
-        region_layer_norm: bool = False,
-        standardise_regions: bool = False,
-        tag_segment: int = 1,
-        tag_slots: str = "tags",
-        max_regions: int = 50,
-        max_tag_tokens: int = 30,
-        max_caption_tokens: int = 40,
-        tag_position_offset: int = 40,
-        region_fingerprint: str = "",
-        training_stage: str = "",
-        pad_token_id: int = 0,
-        cls_token_id: int = 101,
-        sep_token_id: int = 102,
-        mask_token_id: int = 103,
-        **kwargs,
-    ):
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.max_position_embeddings = max_position_embeddings
-        self.type_vocab_size = type_vocab_size
-        self.layer_norm_eps = layer_norm_eps
-        self.hidden_dropout_prob = hidden_dropout_prob
-        self.attention_probs_dropout_prob = attention_probs_dropout_prob
-        self.initializer_range = initializer_range
-        self.feature_size = feature_size
-        self.region_layer_norm = region_layer_norm
-        self.standardise_regions = standardise_regions
-        self.tag_segment = tag_segment
-        self.tag_slots = tag_slots
-        self.max_regions = max_regions
-        self.max_tag_tokens = max_tag_tokens
-        self.max_caption_tokens = max_caption_tokens
-        self.tag_position_offset = tag_position_offset
-        self.region_fingerprint = region_fingerprint
-        self.training_stage = training_stage
-        self.cls_token_id = cls_token_id
-        self.sep_token_id = sep_token_id
-        self.mask_token_id = mask_token_id
 
 
 @dataclass
@@ -159,7 +88,9 @@ class RegionProjection(nn.Module):
         self.linear = nn.Linear(config.feature_size + 6, config.hidden_size)
         self.standardised = config.standardise_regions
         self.norm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.region_layer_norm else nn.Identity()
+            nn.LayerNorm(config.hidden_size, eps=config.region_layer_norm_eps)
+            if config.region_layer_norm
+            else nn.Identity()
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.register_buffer("mean", torch.zeros(config.feature_size))
@@ -250,20 +181,24 @@ class Layer(nn.Module):
 
 
 class MaskedTokenHead(nn.Module):
-    """dense, gelu, layer norm, then the word embeddings themselves as output weights, plus a bias."""
+    """dense, gelu, layer norm, then the word embeddings themselves as output weights, plus a bias.
+
+    With `tie_word_embeddings` False there are output weights of its own (`output`).
+    """
 
     def __init__(self, config: VivoConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.output = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, False)
 
     def forward(self, hidden: Tensor, word_embeddings: Tensor, pieces: Tensor | None = None) -> Tensor:
         """[..., D], [V, D] -> logits [..., V], or [..., P] of `pieces`."""
-        bias = self.bias
+        weights, bias = word_embeddings if self.output is None else self.output.weight, self.bias
         if pieces is not None:
-            word_embeddings, bias = word_embeddings[pieces], bias[pieces]
-        return F.linear(self.norm(F.gelu(self.dense(hidden))), word_embeddings, bias)
+            weights, bias = weights[pieces], bias[pieces]
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), weights, bias)
 
 
 class VivoPreTrainedModel(PreTrainedModel):
@@ -409,12 +344,14 @@ class _VivoWithHead(VivoPreTrainedModel):
         return self.head(hidden, self.vivo.embeddings.word.weight, pieces)
 
     def freeze_vocabulary(self, embeddings: bool = True, output_bias: bool = True) -> None:
-        """Freeze word embeddings (tied, so input and output alike) and output bias, or one of them.
+        """Freeze word embeddings (input and output alike, tied or not) and output bias, or one of them.
 
         Without it cross-entropy on captions pushes down every word that no caption contains, and
         the visual vocabulary is forgotten (the VinVL nocaps recipe freezes too).
         """
         self.vivo.embeddings.word.weight.requires_grad_(not embeddings)
+        if self.head.output is not None:
+            self.head.output.weight.requires_grad_(not embeddings)
         self.head.bias.requires_grad_(not output_bias)
 
     def encode_context(self, batch: dict[str, Tensor], wanted: Tensor | None = None) -> Context:
@@ -483,6 +420,25 @@ class VivoForCaptioning(_VivoWithHead):
         """{"logits"}, see `caption_logits`."""
         return {"logits": self.caption_logits(batch)}
 
+    def check_can_caption(self, where: str) -> None:
+        """Refuse a checkpoint that has seen no captions, or only in pre-training: what it writes would be noise."""
+        if self.config.training_stage != "captions":
+            raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
+
+    def generate(self, num_beams: int = 1, max_new_tokens: int = 20, **batch: Tensor | list[str]) -> Tensor:
+        """Captions in the habit of transformers: `model.generate(**processor(pictures), num_beams=5)`.
+
+        Returns:
+            int64 [B, longest]: the best caption of each picture, [SEP] behind it, then padding.
+        """
+        from vivo.config import DecodeConfig
+        from vivo.prediction import caption_batch  # which imports this module
+
+        self.check_can_caption(self.name_or_path or type(self).__name__)
+        found = caption_batch(self, batch, DecodeConfig(beam=num_beams, max_tokens=max_new_tokens))
+        rows = [torch.tensor([*best.tokens, self.config.sep_token_id]) for best, *_ in found]
+        return nn.utils.rnn.pad_sequence(rows, True, self.config.pad_token_id).to(self.device)
+
 
 class VivoForPretraining(_VivoWithHead):
     """Masked tags or caption tokens, whichever a batch asks for (objective "both"). Either kind reaches every
@@ -493,5 +449,6 @@ class VivoForPretraining(_VivoWithHead):
         return {"logits": self.caption_logits(batch) if "text_ids" in batch else self.tag_logits(batch)}
 
 
-AutoConfig.register("vivo", VivoConfig)
 AutoModel.register(VivoConfig, VivoModel)
+AutoModelForPreTraining.register(VivoConfig, VivoForPretraining)
+AutoModelForImageTextToText.register(VivoConfig, VivoForCaptioning)

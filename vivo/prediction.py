@@ -22,9 +22,9 @@ from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
+from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
 from vivo.decoding.rules import AtLeast, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
-from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.modeling import Context, VivoForCaptioning
 from vivo.self_tagging import open_tag_source
@@ -77,6 +77,10 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
     pictures, device = batch["region_mask"].shape[0], batch["region_mask"].device
     ends = (config.cls_token_id, config.sep_token_id)
     rules = decoding_rules(decode, config.sep_token_id)
+    if decode.conventions == "oscar":
+        if decode.beam == 1:
+            return [[h] for h in oscar_greedy_search(step, pictures, *ends, limit, device, rules)]
+        return oscar_beam_search(step, pictures, *ends, decode.beam, limit, decode.length_penalty, device, rules)
     if decode.beam == 1:
         return [[h] for h in greedy_search(step, pictures, *ends, limit, decode.length_penalty, device, rules)]
     return beam_search(
@@ -103,16 +107,10 @@ def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
     return rules
 
 
-def check_can_caption(model: VivoForCaptioning, where: str) -> None:
-    """Refuse a checkpoint that has seen tags only: its captions would be noise."""
-    if model.config.training_stage != "captions":
-        raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
-
-
 def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, VivoForCaptioning]:
     """Tokenizer and model for the features of `store`; features of another detector are refused."""
     model = load_model(VivoForCaptioning, checkpoint).eval()
-    check_can_caption(model, str(checkpoint))
+    model.check_can_caption(str(checkpoint))
     store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
     store.check_all_fit(model.config.max_regions)
     return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -177,7 +175,7 @@ def predict_split(
     store = RegionStore(regions)
     tokenizer, model = load_captioning_model(checkpoint, store)
     writable_folder(out.parent)  # before the work, not behind it
-    source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger")
+    source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger", model.config.tags_as_text)
     found = caption_pictures(model, tokenizer, store, image_ids, source, decode, shown)
     header = {
         "decode": dataclasses.asdict(decode),

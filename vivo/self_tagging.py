@@ -198,20 +198,26 @@ def save_tag_vocabulary(
 
 
 def open_tag_source(
-    kind: str, store: RegionStore, image_ids: Sequence[str], tag_file: str = "", tagger: str | Path = ""
+    kind: str,
+    store: RegionStore,
+    image_ids: Sequence[str],
+    tag_file: str = "",
+    tagger: str | Path = "",
+    repeats: bool = False,
 ) -> TagSource:
     """The tag source that a configuration names, with the tags of these pictures at hand.
 
     Args:
         kind: "labels", "detector", "both", "none", "file" (needs `tag_file`) or "self" (needs `tagger`, a
             folder that pretrain/train.py left; it tags the pictures here and now).
+        repeats: see `TagSource`.
     """
     if kind == "file":
-        source = read_tag_file(tag_file)
+        source = read_tag_file(tag_file, repeats)
         source.check(image_ids)
         return source
     if kind != "self":
-        return TagSource(kind)
+        return TagSource(kind, repeats=repeats)
     writer = SelfTagger.from_pretrained(tagger, "cuda" if torch.cuda.is_available() else "cpu")
     store.check_compatible(writer.model.config.region_fingerprint, writer.model.config.feature_size)
     store.check_all_fit(writer.limits.max_regions)

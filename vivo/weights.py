@@ -1,22 +1,25 @@
 """BERT weights in, by an explicit key map with a shape check of each tensor.
 
 `load_bert` fills the encoder (and, where the file has one, the masked-token head) of a Vivo model
-from any BERT-shaped safetensors checkpoint; the first n layers if the model is shallower. What a
-file lacks (a sentence encoder has no head) keeps its initial values and is reported.
+from any BERT-shaped checkpoint; the first n layers if the model is shallower. What a file lacks (a
+sentence encoder has no head) keeps its initial values and is reported. Captioning models of Oscar and
+VinVL come in by vivo/oscar.py.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from vivo.errors import UserError
-from vivo.modeling import VivoConfig, VivoForTagPretraining, VivoPreTrainedModel
+from vivo.model_config import VivoConfig
+from vivo.modeling import VivoForTagPretraining, VivoPreTrainedModel
+from vivo.tensor_files import TensorFiles
 
 EMBEDDED_TEXT_MODEL = "minilm"
 Model = TypeVar("Model", bound=VivoPreTrainedModel)
@@ -32,8 +35,14 @@ def load_model(kind: type[Model], folder: str | Path, **changes) -> Model:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; give the folder of a trained model")
+    pickled = next(iter(folder.glob("pytorch_model*.bin")), None)
+    if pickled and not any(folder.glob("model*.safetensors")):
+        raise UserError(
+            f"{folder}: its weights are a pickle ({pickled.name}), and models of vivo are kept as safetensors alone; "
+            "weights of others come in by finetune/import_checkpoint.py"
+        )
     try:
-        return kind.from_pretrained(folder, local_files_only=True, **changes)
+        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **changes)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: the model there cannot be loaded ({reason}); train or copy it again") from error
@@ -62,11 +71,17 @@ _HEAD = {
     "head.norm.bias": "cls.predictions.transform.LayerNorm.bias",
     "head.bias": "cls.predictions.bias",
 }
-_BY_PIECE = ("vivo.embeddings.word.weight", "head.bias")
+_DECODER_BIAS = "cls.predictions.decoder.bias"
+_OUTPUT = {"head.output.weight": "cls.predictions.decoder.weight"}
+_BY_PIECE = ("vivo.embeddings.word.weight", "head.output.weight", "head.bias")
 
 
-def key_map(layers: int) -> dict[str, str | list[str]]:
-    """Name of each of our parameters -> name(s) in a BERT checkpoint, without the "bert." prefix."""
+def key_map(layers: int, tied: bool = True) -> dict[str, str | list[str]]:
+    """Name of each of our parameters -> name(s) in a BERT checkpoint, without the "bert." prefix.
+
+    Args:
+        tied: whether the masked-token head uses the word embeddings.
+    """
     names: dict[str, str | list[str]] = dict(_EMBEDDINGS)
     for layer in range(layers):
         for ours, theirs in _LAYER.items():
@@ -74,7 +89,17 @@ def key_map(layers: int) -> dict[str, str | list[str]]:
                 source = [theirs] if isinstance(theirs, str) else theirs
                 full = [f"encoder.layer.{layer}.{name}.{kind}" for name in source]
                 names[f"vivo.layers.{layer}.{ours}.{kind}"] = full[0] if isinstance(theirs, str) else full
-    return names | _HEAD
+    return names | _HEAD | ({} if tied else _OUTPUT)
+
+
+def head_is_tied(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the head of a BERT checkpoint uses the word embeddings: it has no output weights, or they are equal.
+
+    The tensors decide, as in transformers, and not a configuration: files of other times and programs keep both or
+    one, and their configurations say nothing.
+    """
+    embeddings, output = _EMBEDDINGS["vivo.embeddings.word.weight"], _OUTPUT["head.output.weight"]
+    return output not in tensors or embeddings not in tensors or torch.equal(tensors[embeddings], tensors[output])
 
 
 def bert_folder(name: str) -> Path:
@@ -99,6 +124,8 @@ def bert_config(folder: Path, layers: int | None = None, **ours) -> VivoConfig:
     depth = shape["num_hidden_layers"]
     if layers and layers > depth:
         raise UserError(f"model.layers={layers}, but {folder} has {depth}; ask for {depth} or fewer")
+    if shape.get("hidden_act", "gelu") != "gelu":
+        raise UserError(f"{path}: hidden_act is {shape['hidden_act']!r}; only BERTs with gelu can be loaded")
     names = (
         "vocab_size",
         "hidden_size",
@@ -108,7 +135,12 @@ def bert_config(folder: Path, layers: int | None = None, **ours) -> VivoConfig:
         "type_vocab_size",
         "layer_norm_eps",
     )
-    return VivoConfig(**{name: shape[name] for name in names} | {"num_hidden_layers": layers or depth} | ours)
+    known = {name: shape[name] for name in names if name in shape}  # BERT's first files have no layer_norm_eps
+    return VivoConfig(
+        **known
+        | {"num_hidden_layers": layers or depth, "tie_word_embeddings": head_is_tied(TensorFiles(folder))}
+        | ours
+    )
 
 
 def load_bert(model: VivoForTagPretraining, folder: Path, pieces: Sequence[int] | None = None) -> list[str]:
@@ -121,27 +153,50 @@ def load_bert(model: VivoForTagPretraining, folder: Path, pieces: Sequence[int] 
         The names of our parameters that the checkpoint does not have (left at their initial values).
 
     Raises:
-        UserError: no safetensors file, a tensor of another shape, or an encoder that is incomplete.
+        UserError: no weight file (see vivo/tensor_files.py), a tensor of another shape, an incomplete encoder.
     """
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"{folder}: no model.safetensors; convert the checkpoint with transformers first")
-    own = dict(model.named_parameters())
-    missing = []
-    with safe_open(str(path), framework="pt") as file, torch.no_grad():
-        present = {name.removeprefix("bert."): name for name in file.keys()}
-        for ours, theirs in key_map(model.config.num_hidden_layers).items():
-            sources = [theirs] if isinstance(theirs, str) else theirs
-            if any(name not in present for name in sources):
-                missing.append(ours)
-                continue
-            value: Tensor = torch.cat([file.get_tensor(present[name]) for name in sources])
-            if pieces is not None and ours in _BY_PIECE:
-                value = value[torch.tensor(pieces)]
-            if value.shape != own[ours].shape:
-                raise UserError(f"{path}: {theirs} is {list(value.shape)}, the model needs {list(own[ours].shape)}")
-            own[ours].copy_(value)
+    tensors = TensorFiles(folder)
+    names = key_map(model.config.num_hidden_layers, model.config.tie_word_embeddings)
+    missing = copy_tensors(model, tensors, names, str(folder), pieces)
     lacking = [name for name in missing if not name.startswith("head.")]
     if lacking:
-        raise UserError(f"{path}: not a BERT encoder of {model.config.num_hidden_layers} layers; it lacks {lacking[0]}")
+        raise UserError(
+            f"{folder}: not a BERT encoder of {model.config.num_hidden_layers} layers; it lacks {lacking[0]}"
+        )
+    return missing
+
+
+def copy_tensors(
+    model: VivoPreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str | list[str]],
+    where: str,
+    pieces: Sequence[int] | None = None,
+) -> list[str]:
+    """Copy what `names` names out of `tensors` into `model`.
+
+    Args:
+        names: of our parameters -> name(s) in `tensors`. where: their file, for errors. pieces: see `load_bert`.
+
+    Returns:
+        Our names whose tensors are not there.
+
+    Raises:
+        UserError: a tensor of another shape.
+    """
+    own, missing = dict(model.named_parameters()), []
+    for ours, theirs in names.items():
+        sources = [theirs] if isinstance(theirs, str) else theirs
+        if ours == "head.bias" and _DECODER_BIAS in tensors:  # untied, the two differ, and this one is used
+            sources = [_DECODER_BIAS]
+        if any(name not in tensors for name in sources):
+            missing.append(ours)
+            continue
+        value = torch.cat([tensors[name] for name in sources])
+        if pieces is not None and ours in _BY_PIECE:
+            value = value[torch.tensor(pieces)]
+        if value.shape != own[ours].shape:
+            raise UserError(f"{where}: {theirs} is {list(value.shape)}, the model needs {list(own[ours].shape)}")
+        with torch.no_grad():
+            own[ours].copy_(value)
     return missing

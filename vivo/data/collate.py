@@ -47,6 +47,7 @@ class Limits:
     max_caption_tokens: int
     tag_position_offset: int
     tag_slots: str = "tags"
+    tags_as_text: bool = False
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "Limits":
@@ -60,9 +61,10 @@ def box_positions(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.concatenate([scaled, scaled[:, 2:] - scaled[:, :2]], axis=1).astype(np.float32)
 
 
-def detected_tags(regions: Regions) -> list[str]:
-    """Class names that the detector gave, each once, in the order of the regions."""
-    return list(dict.fromkeys(label for label in regions.labels if label))
+def detected_tags(regions: Regions, repeats: bool = False) -> list[str]:
+    """Class names that the detector gave, in the order of the regions; each once, or as often as it gave them."""
+    named = [label for label in regions.labels if label]
+    return named if repeats else list(dict.fromkeys(named))
 
 
 def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
@@ -91,6 +93,14 @@ class _Collator:
     ):
         self.tokenizer, self.limits, self.seed, self.competing = tokenizer, limits, seed, competing
         self.pieces = TagPieces(tokenizer)
+
+    def _told(self, names: Sequence[str]) -> list[tuple[int, ...]]:
+        """Pieces of the tags that fit, tag by tag; with `tags_as_text` all in one, which ends with [SEP]."""
+        most = self.limits.max_tag_tokens
+        if not self.limits.tags_as_text:
+            return self.pieces.cut(names, most)
+        text = [piece for name in names for piece in self.pieces(name)][: most - 1]
+        return [(*text, self.tokenizer.sep_token_id)] if text else []
 
     def _among_competing(self, batch: Batch) -> Batch:
         """The batch with its targets as places in `competing`, which it carries along."""
@@ -241,7 +251,7 @@ class ContextCollator(_Collator):
     """Tags and regions alone, for prediction: nothing is random, tags stand in the given order."""
 
     def __call__(self, examples: Sequence[tuple[str, list[str], Regions]]) -> Batch:
-        tags = [self.pieces.cut(names, self.limits.max_tag_tokens) for _, names, _ in examples]
+        tags = [self._told(names) for _, names, _ in examples]
         batch = self._context(tags, [regions for *_, regions in examples])
         batch["image_ids"] = [image_id for image_id, *_ in examples]
         return batch
@@ -271,7 +281,7 @@ class CaptionCollator(_Collator):
             generator = example_generator(self.seed, epoch, image_id, "captions")
             order = generator.permutation(len(names))
             kept = generator.random(len(names)) >= self.tag_dropout
-            tags.append(self.pieces.cut([names[i] for i in order if kept[i]], self.limits.max_tag_tokens))
+            tags.append(self._told([names[i] for i in order if kept[i]]))
             # consecutive epochs walk through the captions of a picture, in an order of its own
             walk = example_generator(self.seed, 0, image_id, "caption order").permutation(len(captions))
             first = epoch * self.captions_per_picture

@@ -45,6 +45,11 @@ def check_features(
     """
     if expected_size != found_size:
         reason = "the features come from another detector, or from another of its layers"
+    elif not expected_fingerprint:
+        raise UserError(
+            f"{source}: nothing says which detector's features the model knows, so it reads no store; import it again"
+            " and name a store of them (finetune/import_checkpoint.py --regions)"
+        )
     elif expected_fingerprint != found_fingerprint:
         reason = (
             "same size, but other detector weights, layer or thresholds, so the numbers mean other things to the model"

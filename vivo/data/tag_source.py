@@ -10,16 +10,17 @@ from vivo.errors import UserError
 
 
 class TagSource:
-    """The tags of a picture, lower-cased, each once.
+    """The tags of a picture, lower-cased, each once (or with its repetitions).
 
     Args:
         kind: "labels" the example's own, "detector" the class names of its regions, "both" (labels first),
             "none", or "given": those of `given`.
         given: image id -> tags.
+        repeats: keep a tag that occurs twice, for models that know tags as one text (VivoConfig.tags_as_text).
     """
 
-    def __init__(self, kind: str, given: Mapping[str, Sequence[str]] | None = None):
-        self.kind, self.given = kind, given or {}
+    def __init__(self, kind: str, given: Mapping[str, Sequence[str]] | None = None, repeats: bool = False):
+        self.kind, self.given, self.repeats = kind, given or {}, repeats
 
     @property
     def needs_regions(self) -> bool:
@@ -36,10 +37,11 @@ class TagSource:
         if self.kind in ("labels", "both"):
             chosen += labels
         if self.needs_regions and regions is not None:
-            chosen += detected_tags(regions)
+            chosen += detected_tags(regions, self.repeats)
         if self.kind == "given":
             chosen += self.given[image_id]
-        return list(dict.fromkeys(tag.lower() for tag in chosen))
+        chosen = [tag.lower() for tag in chosen]
+        return chosen if self.repeats else list(dict.fromkeys(chosen))
 
     def check(self, image_ids: Iterable[str]) -> None:
         """`UserError` where pictures have no entry among the given tags (an empty list is an entry)."""
@@ -53,6 +55,6 @@ class TagSource:
             )
 
 
-def read_tag_file(path: str | Path) -> TagSource:
+def read_tag_file(path: str | Path, repeats: bool = False) -> TagSource:
     """Tags from a file of tag examples: one JSON line {"image_id", "tags"} a picture (docs/data.md)."""
-    return TagSource("given", {example.image_id: example.tags for example in read_tag_examples(path)})
+    return TagSource("given", {example.image_id: example.tags for example in read_tag_examples(path)}, repeats)

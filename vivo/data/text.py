@@ -1,9 +1,11 @@
 """Word pieces of tags and captions, and back. One tokenizer for both, saved in every checkpoint."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vivo.errors import UserError
@@ -14,18 +16,43 @@ _WORDS = re.compile(r"\w+")
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """A BERT-shaped fast tokenizer from a checkpoint folder; nothing is downloaded.
 
-    `BertTokenizerFast(vocab_file=...)` would silently give a 5-token vocabulary (transformers 5),
-    so the folder must hold tokenizer.json; its padding and truncation are switched off.
+    Padding and truncation are switched off. A folder with vocab.txt alone, as BERT's and Oscar's checkpoints were
+    once published, is read here: `BertTokenizerFast(vocab_file=...)` would silently give a vocabulary of 5 tokens
+    (transformers 5).
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
         raise UserError(f"{folder}: no tokenizer.json in this folder; give a checkpoint or BERT folder")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    else:
+        tokenizer = _tokenizer_of_vocabulary(folder / "vocab.txt")
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     if tokenizer.mask_token_id is None or len(tokenizer) < 100:
         raise UserError(f"{folder}: its tokenizer has {len(tokenizer)} entries or no [MASK]; a BERT one is needed")
     return tokenizer
+
+
+def _tokenizer_of_vocabulary(file: Path) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer of a vocab.txt; tokenizer_config.json beside it may say `"do_lower_case": false`."""
+    names = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+    try:
+        number = {piece: place for place, piece in enumerate(file.read_text(encoding="utf-8").splitlines())}
+        told = file.with_name("tokenizer_config.json")
+        lower = json.loads(told.read_text(encoding="utf-8")).get("do_lower_case", True) if told.is_file() else True
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: no readable vocabulary ({error}); copy the checkpoint again") from error
+    lacking = [piece for piece in names.values() if piece not in number]
+    if lacking:
+        raise UserError(f"{file}: {lacking[0]} is missing; a BERT vocabulary is needed, one piece a line")
+    rules = Tokenizer(models.WordPiece(number, unk_token="[UNK]", max_input_chars_per_word=100))
+    rules.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rules.decoder = decoders.WordPiece()
+    ends = [(piece, number[piece]) for piece in ("[CLS]", "[SEP]")]
+    rules.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
+    return PreTrainedTokenizerFast(tokenizer_object=rules, **{f"{name}_token": piece for name, piece in names.items()})
 
 
 class TagPieces:

@@ -118,5 +118,5 @@ def save_captioner(out: Path) -> None:
         load_detector("embedded"),
     )
     with atomic_folder(out / "vivo") as folder:
-        captioner.save_pretrained(folder)
+        captioner.save_pretrained(folder, license="cc-by-sa-4.0")
         (folder / NOTICE).write_text(weights_notice(), encoding="utf-8")

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from vivo.config import TrainConfig, to_yaml
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, writable_folder
+from vivo.model_card import facts_of_run, write_card
 from vivo.training import inputs
 from vivo.training.averages import Averages
 from vivo.training.best import Best
@@ -187,6 +188,7 @@ def _run(
             try:
                 with atomic_folder(final) as temporary:
                     save_model(temporary, plain, tokenizer, weights)
+                    write_card(temporary, plain.config, facts_of_run(out))
                     finish(temporary)
             except OSError as error:
                 raise UserError(

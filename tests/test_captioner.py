@@ -1,0 +1,122 @@
+"""Pictures in, captions out: one, a list, a folder with broken ones among them, and the folder that is saved."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vivo.captioner import Captioner
+from vivo.cli import main
+from vivo.data.regions import fingerprint_of
+from vivo.data.text import load_tokenizer
+from vivo.detectors.base import load_detector
+from vivo.errors import UserError
+from vivo.model_config import VivoConfig
+from vivo.modeling import VivoForCaptioning
+from vivo.weights import bert_folder
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    """A random model on real features."""
+    detector = load_detector("embedded")
+    torch.manual_seed(0)
+    config = VivoConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        feature_size=detector.feature_size,
+        region_fingerprint=fingerprint_of(detector.fingerprint()),
+        training_stage="captions",
+    )
+    model = VivoForCaptioning(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return Captioner(model, load_tokenizer(bert_folder("minilm")), detector)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures, one below another folder; two broken files and a text between them."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    (folder / "b").mkdir()
+    for name in ("a.png", "b/b.jpg", "c.png", "e.jpg", "g.png"):
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((96, 80), Image.Resampling.NEAREST).save(folder / name)
+    (folder / "d.jpg").write_bytes((folder / "e.jpg").read_bytes()[:300])
+    (folder / "f.png").write_text("no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_folder_gives_each_picture_its_own_captions(captioner: Captioner, pictures: Path, batch_size: int):
+    found = list(captioner.caption_folder(pictures, beam=2, max_tokens=6, batch_size=batch_size))
+    assert [f.path.name for f in found] == ["a.png", "b.jpg", "c.png", "d.jpg", "e.jpg", "f.png", "g.png"]
+    broken = {f.path.name: f.problem for f in found if f.problem}
+    assert set(broken) == {"d.jpg", "f.png"} and all(str(pictures) in problem for problem in broken.values())
+    for one in found:
+        if one.problem:
+            assert one.captions == []
+            continue
+        alone = captioner(one.path, beam=2, max_tokens=6)
+        assert [c.text for c in one.captions] == [c.text for c in alone]
+        assert [c.score for c in one.captions] == pytest.approx([c.score for c in alone], abs=1e-4)
+    assert len({f.captions[0].text for f in found if f.captions}) > 1
+
+
+def test_a_stream_reads_no_further_than_it_is_asked(captioner: Captioner, pictures: Path):
+    asked: list[Path] = []
+
+    def paths() -> Iterator[Path]:
+        for _ in range(1000):
+            asked.append(pictures / "a.png")
+            yield asked[-1]
+
+    stream = captioner.caption_files(paths(), max_tokens=2, batch_size=3)
+    assert not next(stream).problem
+    assert len(asked) == 3
+
+
+def test_only_broken_pictures_is_no_error_of_the_whole(captioner: Captioner, pictures: Path, tmp_path: Path):
+    found = list(captioner.caption_files([pictures / "f.png", tmp_path / "missing.png"]))
+    assert "not a picture" in found[0].problem and "does not exist" in found[1].problem
+    with pytest.raises(UserError, match="not a picture"):
+        captioner(pictures / "f.png")
+    with pytest.raises(UserError, match="no pictures in it"):
+        captioner.caption_folder(tmp_path)
+
+
+def test_saved_folder_by_code_by_command_and_by_transformers(
+    captioner: Captioner, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = tmp_path / "saved"
+    captioner.save_pretrained(folder, license="cc-by-4.0")
+    again = Captioner.from_pretrained(folder, device="cpu")
+    expected = [captioner(p)[0].text for p in (pictures / "a.png", pictures / "e.jpg")]
+    assert [again(p)[0].text for p in (pictures / "a.png", pictures / "e.jpg")] == expected
+    processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
+    ids = model.generate(**processor([pictures / "a.png", pictures / "e.jpg"]))
+    assert processor.batch_decode(ids) == expected
+    assert main(["caption", str(pictures), "--checkpoint", str(folder)]) == 1  # two of its pictures are broken
+    printed = capsys.readouterr()
+    assert (
+        f"{pictures / 'a.png'}: {expected[0]}\n" in printed.out
+        and f"{pictures / 'e.jpg'}: {expected[1]}\n" in printed.out
+    )
+    assert printed.err.count("left out: ") == 2 and printed.err.count("\n") == 2
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n")
+    (folder / "README.md").write_text(card.replace("# vivo model", "# my own model"))
+    again = Captioner.from_pretrained(folder, device="cpu")
+    again.save_pretrained(tmp_path / "copy")  # the card goes along
+    assert "# my own model" in (tmp_path / "copy" / "README.md").read_text()
+    again.save_pretrained(tmp_path / "other", license="mit", language="fr")
+    assert (tmp_path / "other" / "README.md").read_text().startswith("---\nlicense: mit\nlanguage: fr\n")
