@@ -10,9 +10,10 @@ import torch
 from test_modeling import UncachedStep, small_context, small_model
 
 from vivo.config import DecodeConfig, load_eval_config
-from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces, trace_path
+from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces
 from vivo.data.class_forms import ClassWords
 from vivo.data.nocaps import read_pictures
+from vivo.data.predictions import constraints_path
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, load_tokenizer
 from vivo.data.types import Regions
@@ -78,7 +79,7 @@ def test_predictions_with_their_trace(tiny_world: Path, captioner: Path, tmp_pat
     out = tmp_path / "predictions.json"
     captions = predict_split(captioner, store.path, ids, "detector", decode, out)
     header = json.loads((tmp_path / "predictions.header.json").read_text())
-    traces = {t["image_id"]: t for t in map(json.loads, trace_path(out).read_text().splitlines())}
+    traces = {t["image_id"]: t for t in map(json.loads, constraints_path(out).read_text().splitlines())}
     assert list(traces) == ids and sum(len(t["constraints"]) for t in traces.values()) > 3
     tokenizer = load_tokenizer(captioner)
     for image_id, trace in traces.items():
@@ -96,6 +97,8 @@ def test_predictions_with_their_trace(tiny_world: Path, captioner: Path, tmp_pat
     assert counted["constraints"] == sum(len(t["constraints"]) for t in traces.values())
     assert counted["satisfied"] == sum(t["satisfied"] for t in traces.values()) and counted["fell_back"] == 0
     assert sum(counted["pictures_by_constraints"].values()) == 6
+    predict_split(captioner, store.path, ids, "detector", DecodeConfig(max_tokens=3), out)
+    assert not constraints_path(out).exists()  # the trace of other captions
 
 
 def test_a_caption_that_is_too_short_for_its_words_says_so():

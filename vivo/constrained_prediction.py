@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords, read_class_words
 from vivo.data.collate import Batch
+from vivo.data.predictions import constraints_path
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, decode_caption
 from vivo.data.types import Regions
@@ -186,12 +187,7 @@ class ConstrainedCaptions:
     def write(self, predictions: Path) -> None:
         """The traces, beside a predictions file."""
         lines = [json.dumps({"image_id": i} | trace, ensure_ascii=False) + "\n" for i, trace in self.traces.items()]
-        atomic_write_text(trace_path(predictions), "".join(lines))
-
-
-def trace_path(predictions: Path) -> Path:
-    """predictions.json -> predictions.constraints.jsonl."""
-    return predictions.with_name(f"{predictions.stem}.constraints.jsonl")
+        atomic_write_text(constraints_path(predictions), "".join(lines))
 
 
 def continuing_pieces(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from vivo.caching import TextCache
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
-from vivo.data.predictions import write_predictions
+from vivo.data.predictions import constraints_path, write_predictions
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
@@ -204,6 +204,8 @@ def predict_split(
     if constrained:
         header["constraints"] = constrained.summary()
         constrained.write(out)
+    else:
+        constraints_path(out).unlink(missing_ok=True)  # of captions that are overwritten
     write_predictions(
         out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
     )
