@@ -151,7 +151,7 @@ def test_bad_inputs_are_refused_in_one_line(tiny_world: Path, captioner: Path, t
         (["decode.constraints=detector", "decode.constraint_hierarchy=h"], "give decode.constraint_classes, their na"),
         (["decode.constraints=detector", "decode.beam=4", "decode.groups=2"], "are two searches; choose one"),
         (["decode.constraints=detect"], "'detect' is none of none, detector; the nearest is detector"),
-        (["decode.constraints_at_most=0"], "must be 1 or more, not 0"),
+        (["decode.constraints_at_most=0"], "must be from 1 to 40, not 0"),
     ],
 )
 def test_configurations_that_contradict_themselves(overrides: list[str], words: str):

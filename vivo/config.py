@@ -257,7 +257,7 @@ class DecodeConfig:
     # Intersection over union from which two boxes are one thing.
     constraint_overlap: float = between(0.85, 0.0, 1.0)
     # Constraints of a picture, the surest; the work grows with 2 to this power.
-    constraints_at_most: int = at_least(3, 1)
+    constraints_at_most: int = between(3, 1, 40)
     # Constraints that a caption must satisfy, or all where a picture has fewer.
     constraints_satisfied: int = at_least(2, 1)
 

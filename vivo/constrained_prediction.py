@@ -23,7 +23,7 @@ from vivo.data.text import TagPieces, decode_caption
 from vivo.data.types import Regions
 from vivo.decoding.constrained import Constrained, constrained_beam_search
 from vivo.decoding.constraints import Constraint, ConstraintRules, LeftOut, choose_constraints
-from vivo.decoding.machine import MOST_CONSTRAINTS, ConstraintMachine
+from vivo.decoding.machine import ConstraintMachine
 from vivo.decoding.search import Hypothesis
 from vivo.errors import UserError
 from vivo.files import atomic_write_text
@@ -129,7 +129,7 @@ class ConstrainedCaptions:
         )
         writable = [constraint for constraint in chosen if self._forms(constraint)]
         left_out += [LeftOut(c.name, c.score, "has no word pieces") for c in chosen if c not in writable]
-        return writable[:MOST_CONSTRAINTS], left_out
+        return writable, left_out
 
     def __call__(self, model: VivoForCaptioning, batch: Batch, image_ids: Sequence[str]) -> list[list[Hypothesis]]:
         """Hypotheses of each picture of a batch, best first; leaves a trace of each."""
