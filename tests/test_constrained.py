@@ -192,6 +192,30 @@ def test_pictures_do_not_hang_on_one_another():
         assert [h.tokens for h in together[picture].hypotheses] == [tokens for _, tokens in slow]
 
 
+@pytest.mark.parametrize("rare_continues", [True, False])
+def test_a_rare_piece_behind_a_form_is_not_lost_among_many_of_the_other_kind(rare_continues: bool):
+    """Behind word 1 there are 60 likely pieces, after which all goes on evenly, and 70, after which the caption ends.
+
+    If the 60 are words and 70 continues word 1, the best caption without the constraint is [1, 70]; if it is the other
+    way round, [1, 70] is the best with it. A width of 1 keeps few of a row.
+    """
+    words, end = 80, 79
+    continues = {70} if rare_continues else set(range(2, 62))
+
+    def step(tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(*tokens.shape, words)
+        logits[tokens == START, 1] = 10.0
+        logits[tokens == 1, 2:62] = 3.0
+        logits[tokens == 1, 70] = 2.0
+        logits[tokens == 70, end] = 10.0
+        return logits.log_softmax(-1)
+
+    machine = ConstraintMachine([[(1,)]], frozenset(continues))
+    result = constrained_beam_search(step, [machine], START, end, 1, 6, at_least=0 if rare_continues else 1)[0]
+    assert result.hypotheses[0].tokens == [1, 70] and result.hypotheses[0].ended
+    assert result.satisfied == [0 if rare_continues else 1]
+
+
 def test_hypotheses_are_scored_by_their_own_words():
     result = search(5, 12, [[[(1,)], [(2, 9)], [(3, 3)]]], {8, 9, 10}, 4, 8)[0]
     assert len({tuple(h.tokens) for h in result.hypotheses}) == len(result.hypotheses) == 4
@@ -248,6 +272,20 @@ def test_only_states_that_are_reached_are_asked_of_the_model():
     constrained_beam_search(step, [machine], START, 11, 2, 6)
     # sets of none, one, two, three words: 1, 3, 3, 1 of them with 2 beams each; a single word is written in one way
     assert step.beams == [1, 2 + 3 * 1, 2 + 3 * 2 + 3 * 2, 2 * 8, 2 * 8, 2 * 8]
+
+
+def test_a_search_stops_when_the_sets_that_may_be_chosen_are_full():
+    """Captions with the word end at the second and the third token; those without it are of no use any more."""
+    calls = []
+
+    def step(tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        calls.append(tokens.shape[1])
+        logits = torch.zeros(*tokens.shape, 6)
+        logits[..., 5] = 3.0
+        return logits.log_softmax(-1)
+
+    found = constrained_beam_search(step, [ConstraintMachine([[(1,)]])], START, 5, 2, 50)[0]
+    assert len(calls) == 3 and len(found.hypotheses) == 2 and found.hypotheses[0].tokens == [1]
 
 
 def test_many_constraints_are_no_matter_of_memory():
