@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_eval_config(arguments.config, arguments.overrides)
     from vivo.data.nocaps import read_pictures
+    from vivo.data.predictions import constraints_path, read_header
     from vivo.prediction import predict_split
 
     image_ids = [example.image_id for example in read_pictures(config.references)]  # never their captions
@@ -28,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint, regions = Path(config.checkpoint), Path(config.regions)
     predict_split(checkpoint, regions, image_ids, config.tags, config.decode, out, tag_file=config.tag_file)
     print(out)
+    if made := read_header(out).get("constraints"):
+        print(
+            f"{made['satisfied']:,} of {made['constraints']:,} constraints satisfied; {made['fell_back']:,} captions"
+            f" with fewer than asked for ({constraints_path(out).name})"
+        )
 
 
 if __name__ == "__main__":

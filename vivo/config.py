@@ -245,6 +245,24 @@ class DecodeConfig:
     # When a search ends and what counts as finished: vivo's own conventions, or Oscar's, which captions of imported
     # checkpoints need to equal the published ones (docs/checkpoints.md; then max_tokens is max_gen_length - 1).
     conventions: str = one_of("vivo", "oscar")
+    # Constrained beam search (docs/decoding.md): "detector" makes captions name what the regions' detector saw;
+    # `beam` is then the width for each set of constraints that a caption satisfies.
+    constraints: str = one_of("none", "detector")
+    # RegionStore of another detector whose class names are the constraints; "" takes that of the model's regions.
+    constraint_regions: str = ""
+    # Classes of that detector: a classes.json (word forms, hierarchy), or Open Images' class descriptions (CSV) for
+    # `constraint_hierarchy`. "": word forms by rule, no hierarchy.
+    constraint_classes: str = ""
+    # Open Images' hierarchy (JSON): of two boxes on one thing, the more general class is no constraint.
+    constraint_hierarchy: str = ""
+    # Regions below this score are no constraints.
+    constraint_score: float = between(0.0, 0.0, 1.0)
+    # Intersection over union from which two boxes are one thing.
+    constraint_overlap: float = between(0.85, 0.0, 1.0)
+    # Constraints of a picture, the surest; the work grows with 2 to this power.
+    constraints_at_most: int = between(3, 1, 40)
+    # Constraints that a caption must satisfy, or all where a picture has fewer.
+    constraints_satisfied: int = at_least(2, 1)
 
 
 @dataclass
@@ -309,11 +327,25 @@ def validate(config: TrainConfig | EvalConfig) -> None:
                 raise UserError(f"{name}: is needed")
         if config.tags == "file" and not config.tag_file:
             raise UserError("tag_file: is needed with tags: file")
-        decode = config.decode
-        if decode.beam % decode.groups:
-            raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
-        if decode.groups > 1 and decode.conventions != "vivo":
-            raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
+        _validate_decoding(config.decode)
+
+
+def _validate_decoding(decode: DecodeConfig) -> None:
+    """The cross-field checks of a search."""
+    if decode.beam % decode.groups:
+        raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
+    if decode.groups > 1 and decode.conventions != "vivo":
+        raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
+    if decode.constraints != "none" and decode.conventions != "vivo":
+        raise UserError(f"decode.constraints: are not part of decode.conventions: {decode.conventions}")
+    if decode.constraints == "none":
+        for name in ("constraint_regions", "constraint_classes", "constraint_hierarchy"):
+            if getattr(decode, name):
+                raise UserError(f"decode.{name}: is for decode.constraints: detector")
+    elif decode.groups > 1:
+        raise UserError("decode.groups: diverse beams and decode.constraints are two searches; choose one")
+    if decode.constraint_hierarchy and not decode.constraint_classes:
+        raise UserError("decode.constraint_hierarchy: has ids alone; give decode.constraint_classes, their names, too")
 
 
 def _validate_training(config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ each of them. A step costs two positions a beam: the last token, whose keys and 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from vivo.caching import TextCache
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
-from vivo.data.predictions import write_predictions
+from vivo.data.predictions import constraints_path, write_predictions
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
@@ -29,6 +30,9 @@ from vivo.files import writable_folder
 from vivo.modeling import Context, VivoForCaptioning
 from vivo.self_tagging import open_tag_source
 from vivo.weights import load_model
+
+if TYPE_CHECKING:
+    from vivo.constrained_prediction import ConstrainedCaptions
 
 
 class CachedStep:
@@ -124,12 +128,14 @@ def decode_pictures(
     tags: TagSource,
     decode: DecodeConfig,
     shown: Mapping[str, str] | None = None,
+    constrained: "ConstrainedCaptions | None" = None,
 ) -> dict[str, list[Hypothesis]]:
     """Hypotheses of each picture, best first, by id.
 
     Args:
         tags: never of kind "labels": pictures to caption have none.
         shown: for a control, the picture whose regions and tags the model gets instead of its own.
+        constrained: the search with constraints, where there are any.
     """
     collator = ContextCollator(tokenizer, Limits.of(model.config))
     results: dict[str, list[Hypothesis]] = {}
@@ -138,7 +144,8 @@ def decode_pictures(
         sources = [shown[i] if shown else i for i in ids]
         regions = [store[i] for i in sources]
         batch = collator([(i, tags(i, [], r), r) for i, r in zip(sources, regions, strict=True)])
-        found = caption_batch(model, to_device(batch, model.device), decode)
+        batch = to_device(batch, model.device)
+        found = constrained(model, batch, ids) if constrained else caption_batch(model, batch, decode)
         results |= dict(zip(ids, found, strict=True))
     return results
 
@@ -151,9 +158,10 @@ def caption_pictures(
     tags: TagSource,
     decode: DecodeConfig,
     shown: Mapping[str, str] | None = None,
+    constrained: "ConstrainedCaptions | None" = None,
 ) -> dict[str, tuple[str, float]]:
     """Caption and score of each picture, by id; see `decode_pictures`."""
-    found = decode_pictures(model, tokenizer, store, image_ids, tags, decode, shown)
+    found = decode_pictures(model, tokenizer, store, image_ids, tags, decode, shown, constrained)
     return {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in found.items()}
 
 
@@ -176,7 +184,12 @@ def predict_split(
     tokenizer, model = load_captioning_model(checkpoint, store)
     writable_folder(out.parent)  # before the work, not behind it
     source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger", model.config.tags_as_text)
-    found = caption_pictures(model, tokenizer, store, image_ids, source, decode, shown)
+    constrained = None
+    if decode.constraints != "none":
+        from vivo.constrained_prediction import ConstrainedCaptions  # it is built on this module
+
+        constrained = ConstrainedCaptions.open(tokenizer, store, image_ids, decode, shown)
+    found = caption_pictures(model, tokenizer, store, image_ids, source, decode, shown, constrained)
     header = {
         "decode": dataclasses.asdict(decode),
         "tags": tags,
@@ -186,6 +199,11 @@ def predict_split(
         "pictures": len(found),
         "control": "another picture's regions and tags" if shown else "",
     }
+    if constrained:
+        header["constraints"] = constrained.summary()
+        constrained.write(out)
+    else:
+        constraints_path(out).unlink(missing_ok=True)  # of captions that are overwritten
     write_predictions(
         out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
     )

@@ -87,6 +87,12 @@ def header_path(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.header.json")
 
 
+def constraints_path(path: str | Path) -> Path:
+    """predictions.json -> predictions.constraints.jsonl: which constraint put which word there (docs/decoding.md)."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.constraints.jsonl")
+
+
 def _checked_caption(caption: object, where: str) -> str:
     if not isinstance(caption, str):
         raise UserError(f"{where}: the caption must be text, found {_shortened(caption)}")
