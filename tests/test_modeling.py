@@ -63,7 +63,7 @@ def joint_pass(model, context, ids, positions, text_mask):
     packing = Packing(*x.shape[:2])
     flat = x.flatten(0, 1)
     for layer in vivo.layers:
-        flat, _ = layer(flat, packing, seen, [])
+        flat, _ = layer(flat, packing, seen)
     return packing.pad(flat)
 
 
@@ -72,7 +72,7 @@ def test_two_passes_equal_one_joint_pass_forward_and_gradient():
     ids = torch.randint(5, 50, (3, 7), generator=torch.Generator().manual_seed(1))
     positions = torch.arange(7).expand(3, -1)
     text_mask = text_attention_mask(positions, torch.ones(3, 7, dtype=torch.bool))
-    hidden, _ = model.vivo.encode_text(model.encode_context(context), ids, positions, text_mask)
+    hidden = model.vivo.encode_text(model.encode_context(context), ids, positions, text_mask)
     joint = joint_pass(model, context, ids, positions, text_mask)[:, :7]
     torch.testing.assert_close(hidden, joint, rtol=1e-4, atol=1e-5)
 
@@ -169,7 +169,7 @@ def test_hidden_tokens_do_not_leak():
 
     def encode(context, ids):
         encoded = model.encode_context(context)
-        return model.vivo.encode_text(encoded, ids, positions, text_mask)[0], encoded.hidden
+        return model.vivo.encode_text(encoded, ids, positions, text_mask), encoded.hidden
 
     text, rest = encode(context, ids)
     later = ids.clone()
@@ -213,9 +213,9 @@ def test_dense_queries_give_the_logits_of_decoding():
     query = (torch.arange(12) >= 6).expand(3, -1)
     mask = text_attention_mask(positions, torch.ones(3, 12, dtype=torch.bool), query=query)
     encoded = model.encode_context(context)
-    hidden, _ = model.vivo.encode_text(encoded, ids, positions, mask)
+    hidden = model.vivo.encode_text(encoded, ids, positions, mask)
     dense = model.logits(hidden[:, 6:]).log_softmax(-1)
-    step = CachedStep(model, encoded, 1)
+    step = CachedStep(model, encoded)
     for place in range(6):
         one = step(caption[:, place : place + 1], torch.zeros(3, 1, dtype=torch.int64))
         torch.testing.assert_close(one[:, 0], dense[:, place], rtol=1e-4, atol=1e-5)
@@ -230,12 +230,12 @@ def test_captions_of_one_picture_in_one_row_equal_captions_apart():
     def alone(ids):
         positions = torch.arange(ids.shape[1])[None]
         mask = text_attention_mask(positions, torch.ones_like(ids, dtype=torch.bool))
-        return model.vivo.encode_text(encoded, ids, positions, mask)[0]
+        return model.vivo.encode_text(encoded, ids, positions, mask)
 
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
     group = torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
     mask = text_attention_mask(positions, torch.ones_like(positions, dtype=torch.bool), group)
-    both, _ = model.vivo.encode_text(encoded, torch.cat([a, b], dim=1), positions, mask)
+    both = model.vivo.encode_text(encoded, torch.cat([a, b], dim=1), positions, mask)
     torch.testing.assert_close(both, torch.cat([alone(a), alone(b)], dim=1), rtol=1e-4, atol=1e-5)
 
 
@@ -250,7 +250,7 @@ class UncachedStep:
         if self.prefix is None:
             self.prefix = tokens[..., None]
         else:
-            moved = self.prefix.gather(1, parents[..., None].expand_as(self.prefix))
+            moved = self.prefix.gather(1, parents[..., None].expand(-1, -1, self.prefix.shape[2]))
             self.prefix = torch.cat([moved, tokens[..., None]], dim=2)
         length = self.prefix.shape[2] + 1
         positions = torch.arange(length).expand(pictures, -1)
@@ -296,7 +296,7 @@ def test_text_equals_transformers_bert_and_its_head(tmp_path):
     assert load_bert(model, tmp_path) == []
     ids = torch.randint(0, 60, (2, 9))
     everywhere = torch.ones(2, 9, 9, dtype=torch.bool)
-    hidden, _ = model.vivo.encode_text(None, ids, torch.arange(9).expand(2, -1), everywhere)
+    hidden = model.vivo.encode_text(None, ids, torch.arange(9).expand(2, -1), everywhere)
     assert (model.logits(hidden) - bert(ids).logits).abs().max() < 1e-5
 
 
@@ -310,9 +310,7 @@ def test_embedded_text_weights_equal_transformers_bert():
     missing = load_bert(model, folder)  # a sentence encoder has no masked-token head
     assert sorted(missing) == sorted(n for n, _ in model.named_parameters() if n.startswith("head."))
     ids = torch.randint(1000, 20000, (2, 12))
-    hidden, _ = model.vivo.encode_text(
-        None, ids, torch.arange(12).expand(2, -1), torch.ones(2, 12, 12, dtype=torch.bool)
-    )
+    hidden = model.vivo.encode_text(None, ids, torch.arange(12).expand(2, -1), torch.ones(2, 12, 12, dtype=torch.bool))
     assert (hidden - bert(ids).last_hidden_state).abs().max() < 1e-5
 
 
@@ -331,7 +329,7 @@ def test_a_cut_vocabulary_gives_the_logits_of_the_kept_pieces(tmp_path):
     logits = []
     for model, ids in ((whole, torch.tensor(kept)[few]), (cut, few)):
         positions, mask = torch.arange(9).expand(2, -1), torch.ones(2, 9, 9, dtype=torch.bool)
-        logits.append(model.logits(model.vivo.encode_text(None, ids, positions, mask)[0]))
+        logits.append(model.logits(model.vivo.encode_text(None, ids, positions, mask)))
     torch.testing.assert_close(logits[1], logits[0][..., kept], rtol=1e-5, atol=1e-6)
 
 

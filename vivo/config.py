@@ -232,6 +232,14 @@ class DecodeConfig:
     max_tokens: int = at_least(20, 1)
     # A caption's log-probability is divided by its length to this power before captions are compared.
     length_penalty: float = at_least(1.0, 0.0)
+    # No so many word pieces in a row twice in one caption; 0 allows it.
+    no_repeat: int = at_least(0, 0)
+    # Shortest caption, in word pieces.
+    min_tokens: int = at_least(0, 0)
+    # Diverse beam search: groups of beams that keep away from one another; 1 is plain beam search.
+    groups: int = at_least(1, 1)
+    # What a word piece loses for each beam of an earlier group that took it at the same step.
+    diversity: float = at_least(0.0, 0.0)
     # Pictures decoded together.
     batch_size: int = at_least(32, 1)
 
@@ -298,6 +306,8 @@ def validate(config: TrainConfig | EvalConfig) -> None:
                 raise UserError(f"{name}: is needed")
         if config.tags == "file" and not config.tag_file:
             raise UserError("tag_file: is needed with tags: file")
+        if config.decode.beam % config.decode.groups:
+            raise UserError(f"decode.beam: {config.decode.beam} does not divide by decode.groups: {config.decode.groups}")
 
 
 def _validate_training(config: TrainConfig) -> None:

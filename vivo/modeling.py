@@ -15,7 +15,7 @@ computes its output only where a loss or a choice reads it (`wanted`): with two 
 the work of a training step. Both are exact.
 
     B pictures, T tag tokens, R regions, S = T + R context positions, L text positions,
-    P cached text positions, D width, N heads, H = D / N, F region feature size, V word pieces
+    P kept text positions, D width, N heads, H = D / N, F region feature size, V word pieces
     n real elements of a padded [B, S] or [B, L], K wanted ones
 """
 
@@ -30,9 +30,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from vivo.caching import TextCache
 from vivo.packing import Packing, context_places, true_places
 
 CAPTION_SEGMENT = 0
+Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Keys and values [B, N, L, H] of some elements -> those that their queries read, [B, N, *, H]."""
 
 
 class VivoConfig(PreTrainedConfig):
@@ -126,14 +129,6 @@ class Context:
         return Context(self.hidden[rows], [k[rows] for k in self.keys], [v[rows] for v in self.values], self.mask[rows])
 
 
-@dataclass
-class TextState:
-    """Keys and values of caption tokens already fed: per layer [B, N, P, H]."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-
-
 class TextEmbeddings(nn.Module):
     """word + position + segment, layer norm, dropout; as in BERT."""
 
@@ -212,14 +207,14 @@ class Layer(nn.Module):
         x: Tensor,
         packing: Packing,
         mask: Tensor,
-        before: list[tuple[Tensor, Tensor]],
+        read: Read | None = None,
         wanted: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One layer over the real elements of a batch.
 
         Args:
             x: [n, D], packed by `packing`. mask: bool [B, 1 or L, keys].
-            before: (keys, values) [B, N, *, H] that stand before these elements' own.
+            read: these elements' own keys and values -> all that they may read; None for their own.
             wanted: int [K], places in [B * L] whose output is computed; None for all n.
 
         Returns:
@@ -237,9 +232,8 @@ class Layer(nn.Module):
                 return x, own
             q = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
         q = self._heads(packing.pad(q, wanted))
-        if before:
-            k = torch.cat([keys for keys, _ in before] + [k], dim=2)
-            v = torch.cat([values for _, values in before] + [v], dim=2)
+        if read is not None:
+            k, v = read(k, v)
         with _attention_kernel(x):
             attended = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask[:, None], dropout_p=self.attention_dropout if self.training else 0.0
@@ -333,7 +327,7 @@ class VivoModel(VivoPreTrainedModel):
             torch.cat([context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]),
         )
         mask = torch.cat([tag_mask, region_mask], dim=1)
-        x, keys, values = self._layers(x, packing, mask[:, None, :], lambda _: [], wanted)
+        x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
         return Context(x, keys, values, mask)
 
     def encode_text(
@@ -342,49 +336,52 @@ class VivoModel(VivoPreTrainedModel):
         input_ids: Tensor,
         position_ids: Tensor,
         mask: Tensor,
-        state: TextState | None = None,
+        cache: TextCache | None = None,
         places: Tensor | None = None,
         wanted: Tensor | None = None,
-    ) -> tuple[Tensor, TextState]:
-        """Caption tokens, which read the context, cached tokens and one another as `mask` says.
+    ) -> Tensor:
+        """Caption tokens, which read the context, kept tokens and one another as `mask` says.
 
         Args:
             context: of the same B pictures; None for plain text (weight parity with BERT).
             input_ids, position_ids: int [B, L].
-            mask: bool [B, L, P + L], text to (cached text, text); the context is always visible.
-            state: P cached tokens, or None (P = 0).
+            mask: bool [B or 1, L, P + L], text to (kept text, text); the context is always visible.
+            cache: made of `context`, with P kept tokens; these L elements are written behind them. None: P = 0.
             places: int, where the real tokens stand in the flattened [B * L]; None for all.
             wanted: int [K], those whose output is needed; None for all.
 
         Returns:
-            hidden [B, L, D] or [K, D], and the keys and values of these L elements alone.
+            hidden [B, L, D] or [K, D].
         """
         packing = Packing(*input_ids.shape, places)
         x = self.embeddings(packing.pack(input_ids), packing.pack(position_ids), CAPTION_SEGMENT)
-        if context is not None:
-            seen = context.mask[:, None, :].expand(-1, input_ids.shape[1], -1)
-            mask = torch.cat([seen, mask], dim=2)
+        if context is None:
+            return self._layers(x, packing, mask, None, wanted)[0]
+        rows, length = input_ids.shape
+        seen = context.mask[:, None, :].expand(-1, length, -1)
+        mask = torch.cat([seen, mask.expand(rows, -1, -1)], dim=2)
 
-        def before(index: int) -> list[tuple[Tensor, Tensor]]:
-            earlier = [] if context is None else [(context.keys[index], context.values[index])]
-            return earlier if state is None else [*earlier, (state.keys[index], state.values[index])]
+        def reader(index: int) -> Read:
+            if cache is not None:
+                return lambda k, v: cache.write(index, k, v)
+            keys, values = context.keys[index], context.values[index]
+            return lambda k, v: (torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2))
 
-        x, keys, values = self._layers(x, packing, mask, before, wanted)
-        return x, TextState(keys, values)
+        return self._layers(x, packing, mask, reader, wanted)[0]
 
     def _layers(
         self,
         x: Tensor,
         packing: Packing,
         mask: Tensor,
-        before: Callable[[int], list[tuple[Tensor, Tensor]]],
+        reader: Callable[[int], Read] | None,
         wanted: Tensor | None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """[n, D] through all layers -> output [B, L, D] or [K, D], and each layer's keys and values."""
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
-            arguments = (x, packing, mask, before(index), wanted if last else None)
+            arguments = (x, packing, mask, reader and reader(index), wanted if last else None)
             if self.activation_checkpointing and self.training:
                 x, (k, v) = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -460,7 +457,7 @@ class _VivoWithHead(VivoPreTrainedModel):
         """
         targets = batch["target_index"]
         context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
-        hidden, _ = self.vivo.encode_text(
+        hidden = self.vivo.encode_text(
             context,
             batch["text_ids"],
             batch["text_positions"],

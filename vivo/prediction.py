@@ -1,8 +1,8 @@
 """Captions for batches: the model under a search of vivo/decoding, with its keys and values cached.
 
 Tags and regions are encoded once per picture and shared by all its beams: the K beams of a picture
-stand side by side in the length dimension, kept apart by the mask, so nothing of the context is
-copied. A step costs two positions a beam: the last token, whose keys and values are kept, and a
+stand side by side in the length dimension, kept apart by the mask, so the context is not copied for
+each of them. A step costs two positions a beam: the last token, whose keys and values are kept, and a
 [MASK] behind it, whose output is the next token (Hu et al. 2021, Fig. 2c).
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from vivo.caching import TextCache
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
 from vivo.data.predictions import write_predictions
@@ -21,65 +22,49 @@ from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
-from vivo.decoding.search import Hypothesis, beam_search, greedy_search
+from vivo.decoding.rules import AtLeast, NoRepeat
+from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
 from vivo.errors import UserError
 from vivo.files import writable_folder
-from vivo.modeling import Context, TextState, VivoForCaptioning
+from vivo.modeling import Context, VivoForCaptioning
 from vivo.self_tagging import open_tag_source
 from vivo.weights import load_model
 
 
 class CachedStep:
-    """A step function (vivo/decoding/search.py) over one batch of pictures."""
+    """A step function (vivo/decoding/search.py) over one batch of pictures.
 
-    def __init__(self, model: VivoForCaptioning, context: Context, beam: int):
-        self.model, self.context, self.beam = model, context, beam
-        self.state: TextState | None = None
+    The kept tokens of all beams stand in one cache in the order in which they were written, and each beam has
+    the list of those that are its own: to reorder beams is to reorder these lists.
+
+    Args:
+        context: of B pictures. room: kept and new elements that the cache has room for without growing.
+    """
+
+    def __init__(self, model: VivoForCaptioning, context: Context, room: int = 0):
+        self.model, self.context = model, context
+        self.cache = TextCache(context, room)
         self.place = 0  # position of the last token
+        # bool [B, K, P]: which kept tokens each beam has written
+        self.own = torch.zeros(context.mask.shape[0], 1, 0, dtype=torch.bool, device=context.mask.device)
 
     def __call__(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """int [B, K], int [B, K] -> float32 [B, K, V]."""
-        pictures, beam = tokens.shape
-        self._reorder(parents)
-        masks = torch.full_like(tokens, self.model.config.mask_token_id)
-        ids = torch.cat([tokens, masks], dim=1)
+        """int64 [B, K], int64 [B, K] -> float32 [B, K, V]."""
+        pictures, beams = tokens.shape
+        earlier = self.own.gather(1, parents[..., None].expand(-1, -1, self.cache.kept))
+        ids = torch.cat([tokens, torch.full_like(tokens, self.model.config.mask_token_id)], dim=1)
         positions = torch.full_like(ids, self.place)
-        positions[:, beam:] += 1
-        same = torch.eye(beam, dtype=torch.bool, device=ids.device)
-        alone = torch.zeros_like(same)
-        # rows: last tokens, then [MASK]s; columns: cached tokens step by step, last tokens, [MASK]s
-        seen = torch.cat([same] * (self.place + 1), dim=1)
-        mask = torch.cat([torch.cat([seen, alone], dim=1), torch.cat([seen, same], dim=1)], dim=0)
-        asked = torch.arange(pictures * 2 * beam, device=ids.device).view(pictures, 2, beam)[:, 1].flatten()
-        hidden, new = self.model.vivo.encode_text(
-            self.context, ids, positions, mask.expand(pictures, -1, -1), self.state, wanted=asked
-        )
-        self._append(new, beam)
+        positions[:, beams:] += 1
+        itself = torch.eye(beams, dtype=torch.bool, device=ids.device).expand(pictures, -1, -1)
+        self.own = torch.cat([earlier, itself], dim=2)
+        # rows: last tokens, then [MASK]s; columns: kept tokens, last tokens, [MASK]s
+        of_tokens = torch.cat([self.own, torch.zeros_like(itself)], dim=2)
+        mask = torch.cat([of_tokens, torch.cat([self.own, itself], dim=2)], dim=1)
+        asked = torch.arange(pictures * 2 * beams, device=ids.device).view(pictures, 2, beams)[:, 1].flatten()
+        hidden = self.model.vivo.encode_text(self.context, ids, positions, mask, self.cache, wanted=asked)
+        self.cache.keep(beams)  # the last tokens; [MASK] is written over
         self.place += 1
-        return self.model.logits(hidden).float().log_softmax(dim=-1).view(pictures, beam, -1)
-
-    def _append(self, new: TextState, beam: int) -> None:
-        """Keep the keys and values of the last tokens; those of [MASK] are dropped."""
-        keys = [k[:, :, :beam] for k in new.keys]
-        values = [v[:, :, :beam] for v in new.values]
-        if self.state is not None:
-            keys = [torch.cat([old, k], dim=2) for old, k in zip(self.state.keys, keys, strict=True)]
-            values = [torch.cat([old, v], dim=2) for old, v in zip(self.state.values, values, strict=True)]
-        self.state = TextState(keys, values)
-
-    def _reorder(self, parents: Tensor) -> None:
-        """Let each beam's cache be that of the beam it continues."""
-        if self.state is None or self.beam == 1:
-            return
-        pictures, beam = parents.shape
-
-        def moved(cache: Tensor) -> Tensor:
-            _, heads, _, size = cache.shape
-            by_step = cache.view(pictures, heads, self.place, beam, size)
-            index = parents[:, None, None, :, None].expand_as(by_step)
-            return by_step.gather(3, index).flatten(2, 3)
-
-        self.state = TextState([moved(k) for k in self.state.keys], [moved(v) for v in self.state.values])
+        return self.model.logits(hidden).float().log_softmax(dim=-1).view(pictures, beams, -1)
 
 
 @torch.inference_mode()
@@ -88,12 +73,34 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
     config = model.config
     limit = min(decode.max_tokens, config.max_caption_tokens - 1)
     nothing = torch.empty(0, dtype=torch.int64, device=batch["tag_ids"].device)
-    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam)
+    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam * (limit + 1))
     pictures, device = batch["region_mask"].shape[0], batch["region_mask"].device
     ends = (config.cls_token_id, config.sep_token_id)
+    rules = decoding_rules(decode, config.sep_token_id)
     if decode.beam == 1:
-        return [[h] for h in greedy_search(step, pictures, *ends, limit, decode.length_penalty, device)]
-    return beam_search(step, pictures, *ends, decode.beam, limit, decode.length_penalty, device)
+        return [[h] for h in greedy_search(step, pictures, *ends, limit, decode.length_penalty, device, rules)]
+    return beam_search(
+        step,
+        pictures,
+        *ends,
+        decode.beam,
+        limit,
+        decode.length_penalty,
+        device,
+        rules,
+        decode.groups,
+        decode.diversity,
+    )
+
+
+def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
+    """What the configuration forbids a search to write."""
+    rules: list[Rule] = []
+    if decode.no_repeat:
+        rules.append(NoRepeat(decode.no_repeat))
+    if decode.min_tokens:
+        rules.append(AtLeast(decode.min_tokens, end))
+    return rules
 
 
 def check_can_caption(model: VivoForCaptioning, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Greedy and beam search over a step function.
+"""Greedy and beam search over a step function; they know no model.
 
     B pictures, K beams, V word pieces
 
@@ -6,31 +6,51 @@ A *step* takes the token that each beam ended with and where that beam came from
 the log-probabilities of the next token:
 
     log_p = step(tokens, parents)
-        tokens   int64 [B, K]: last token of each beam; the start token in the first call
-        parents  int64 [B, K]: which beam of the previous call each beam continues; 0 .. K - 1 in
-                 the first call. The step keeps its own state (a cache) and reorders it by this.
+        tokens   int64 [B, K]: last token of each beam; the start token, with K = 1, in the first call
+        parents  int64 [B, K]: which beam of the previous call each beam continues; 0 in the first call.
+                 The step keeps its own state (a cache) and reorders it by this. K may change from
+                 call to call.
         log_p    float32 [B, K, V]
+
+A *rule* takes what the beams have written, int64 [B, K, t] without the start token, and log_p, and returns
+log_p with -inf where it forbids a token (vivo/decoding/rules.py).
 
 A hypothesis ends with the end token, or unfinished at `max_tokens`. Its score is its
 log-probability divided by its length (end token counted) to the power `length_penalty`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor], Tensor]
+Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids without start and end token, the log-probability of the whole, and its score."""
+    """Token ids without start and end token, the log-probability of the whole, and its score.
+
+    token_log_probabilities: of each token, and of the end token where there is one; they sum to `log_probability`.
+    """
 
     tokens: list[int]
     log_probability: float
     score: float
+    token_log_probabilities: list[float]
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended with the end token, and not because of its length."""
+        return len(self.token_log_probabilities) > len(self.tokens)
+
+
+def hypothesis(tokens: list[int], gained: list[float], length_penalty: float) -> Hypothesis:
+    """A hypothesis from its tokens and the log-probability of each, the end token's included where there is one."""
+    total = sum(gained)
+    return Hypothesis(tokens, total, total / max(1, len(gained)) ** length_penalty, gained)
 
 
 def greedy_search(
@@ -41,28 +61,25 @@ def greedy_search(
     max_tokens: int,
     length_penalty: float = 1.0,
     device: torch.device | str = "cpu",
+    rules: Sequence[Rule] = (),
 ) -> list[Hypothesis]:
     """The most likely token at each step, for B pictures at once; one hypothesis a picture."""
     token = torch.full((pictures, 1), start, dtype=torch.int64, device=device)
     parents = torch.zeros_like(token)
-    total = torch.zeros(pictures, device=device)
-    length = torch.zeros(pictures, dtype=torch.int64, device=device)
+    history = token.new_zeros(pictures, 1, 0)
+    gained: list[Tensor] = []
     alive = torch.ones(pictures, dtype=torch.bool, device=device)
-    chosen = []
     for _ in range(max_tokens):
-        value, best = step(token, parents)[:, 0].max(dim=-1)
-        total = torch.where(alive, total + value, total)
-        length = length + alive
-        chosen.append(torch.where(alive, best, end))
-        alive = alive & (best != end)
-        token = best[:, None]
+        log_p = _ruled(step(token, parents), history, rules)
+        value, token = log_p[:, 0].max(dim=-1, keepdim=True)
+        token = torch.where(alive[:, None], token, end)
+        history = torch.cat([history, token[:, :, None]], dim=2)
+        gained.append(value)
+        alive = alive & (token[:, 0] != end)
         if not alive.any():
             break
-    rows = torch.stack(chosen, dim=1).tolist()
-    return [
-        Hypothesis(row[: row.index(end)] if end in row else row, log_p, log_p / size**length_penalty)
-        for row, log_p, size in zip(rows, total.tolist(), length.tolist(), strict=True)
-    ]
+    rows = zip(history[:, 0].tolist(), torch.cat(gained, dim=1).tolist(), strict=True)
+    return [until_end(tokens, values, end, length_penalty) for tokens, values in rows]
 
 
 def beam_search(
@@ -74,47 +91,117 @@ def beam_search(
     max_tokens: int,
     length_penalty: float = 1.0,
     device: torch.device | str = "cpu",
+    rules: Sequence[Rule] = (),
+    groups: int = 1,
+    diversity: float = 0.0,
 ) -> list[list[Hypothesis]]:
     """Beam search; per picture up to `beam` hypotheses, best score first.
 
     Of the best 2K continuations of a picture's K beams, those that end and stand among the first K
     are finished; the best K others live on. A picture is done when K hypotheses are finished. With
     `beam` = 1 this is greedy search; with a beam as wide as the space it is exhaustive.
-    """
-    tokens = torch.full((pictures, beam), start, dtype=torch.int64, device=device)
-    parents = torch.arange(beam, device=device).expand(pictures, beam)
-    # all beams begin alike: only the first may continue, or the K best would be K copies
-    total = torch.full((pictures, beam), -torch.inf, device=device)
-    total[:, 0] = 0.0
-    history = torch.zeros(pictures, beam, 0, dtype=torch.int64, device=device)
-    finished: list[list[Hypothesis]] = [[] for _ in range(pictures)]
 
+    Args:
+        groups: diverse beam search (Vijayakumar et al. 2018, Hamming diversity): the beams are divided into groups
+            of equal size that search one after the other at each step.
+        diversity: what a token loses for each beam of an earlier group that took it at this step. It
+            decides which beams live on; log-probabilities and scores are the model's.
+
+    Raises:
+        ValueError: `beam` does not divide by `groups`.
+    """
+    if beam % groups:
+        raise ValueError(f"a beam of {beam} does not divide into {groups} groups")
+    searches = [_Group(pictures, beam // groups, device) for _ in range(groups)]
+    tokens = torch.full((pictures, 1), start, dtype=torch.int64, device=device)
+    parents = torch.zeros_like(tokens)
     for length in range(1, max_tokens + 1):
         log_p = step(tokens, parents)
-        words = log_p.shape[-1]
-        value, flat = (total[..., None] + log_p).flatten(1).topk(min(2 * beam, beam * words), dim=1)
-        parent, token = flat // words, flat % words
-        ends = token == end
-        for row, place in ends[:, :beam].nonzero().tolist():
-            log_probability = value[row, place].item()
-            if len(finished[row]) < beam and log_probability > -torch.inf:
-                sequence = history[row, parent[row, place]].tolist()
-                finished[row].append(Hypothesis(sequence, log_probability, log_probability / length**length_penalty))
-        # the best K that go on: ended ones sink behind all others
-        order = torch.where(ends, -torch.inf, value).topk(min(beam, value.shape[1]), dim=1)
-        total, picked = order.values, order.indices
-        parents, tokens = parent.gather(1, picked), token.gather(1, picked)
-        history = torch.cat(
-            [history.gather(1, parents[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2
-        )
-        if all(len(hypotheses) >= beam for hypotheses in finished):
+        # all groups begin with the one beam of the first call
+        parts = [log_p] * groups if length == 1 else log_p.split([g.live for g in searches], dim=1)
+        taken = log_p.new_zeros(pictures, log_p.shape[2]) if groups > 1 else None
+        chosen, origin, first = [], [], 0
+        for group, part in zip(searches, parts, strict=True):
+            live = group.live
+            token, parent = group.advance(_ruled(part, group.history, rules), taken, diversity, end, length_penalty)
+            chosen.append(token)
+            origin.append(parent + first)
+            first += live if length > 1 else 0
+            if taken is not None:
+                taken.scatter_add_(1, token, torch.ones_like(token, dtype=taken.dtype))
+        tokens, parents = torch.cat(chosen, dim=1), torch.cat(origin, dim=1)
+        if all(group.done() for group in searches):
             break
+    found = [group.hypotheses(length_penalty) for group in searches]
+    return [sorted((h for part in row for h in part), key=lambda h: -h.score) for row in zip(*found, strict=True)]
 
-    for row, hypotheses in enumerate(finished):
-        for place in range(total.shape[1]):
-            log_probability = total[row, place].item()
-            if len(hypotheses) < beam and log_probability > -torch.inf:
-                score = log_probability / history.shape[2] ** length_penalty
-                hypotheses.append(Hypothesis(history[row, place].tolist(), log_probability, score))
-        hypotheses.sort(key=lambda h: -h.score)
-    return finished
+
+class _Group:
+    """The beams of one group: all of them in plain beam search. K of them may live and K may be finished."""
+
+    def __init__(self, pictures: int, beam: int, device: torch.device | str):
+        self.beam, self.live = beam, 1
+        self.history = torch.zeros(pictures, 1, 0, dtype=torch.int64, device=device)
+        self.gained = torch.zeros(pictures, 1, 0, device=device)
+        self.guided = torch.zeros(pictures, 1, device=device)  # log-probability less what diversity took
+        self.finished: list[list[Hypothesis]] = [[] for _ in range(pictures)]
+
+    def advance(
+        self, log_p: Tensor, taken: Tensor | None, diversity: float, end: int, length_penalty: float
+    ) -> tuple[Tensor, Tensor]:
+        """One token further. log_p: [B, live, V]; taken: how many beams of earlier groups took each token, [B, V].
+
+        Returns the last tokens of the beams that live on and the beams they continue, int64 [B, new live] each.
+        """
+        words = log_p.shape[2]
+        guide = log_p if taken is None else log_p - diversity * taken[:, None]
+        candidates = (self.guided[..., None] + guide).flatten(1)
+        value, flat = candidates.topk(min(2 * self.beam, candidates.shape[1]), dim=1)
+        parent, token = flat // words, flat % words
+        gain = log_p.flatten(1).gather(1, flat)
+        ends = token == end
+        for row, place in ends[:, : self.beam].nonzero().tolist():
+            if len(self.finished[row]) < self.beam and value[row, place] > -torch.inf:
+                origin = parent[row, place]
+                values = [*self.gained[row, origin].tolist(), gain[row, place].item()]
+                self.finished[row].append(hypothesis(self.history[row, origin].tolist(), values, length_penalty))
+        # the best K that go on: ended ones sink behind all others
+        order = torch.where(ends, -torch.inf, value).topk(min(self.beam, value.shape[1]), dim=1)
+        self.guided, picked = order.values, order.indices
+        parent, token = parent.gather(1, picked), token.gather(1, picked)
+        self.history = _continued(self.history, parent, token)
+        self.gained = _continued(self.gained, parent, gain.gather(1, picked))
+        self.live = token.shape[1]
+        return token, parent
+
+    def done(self) -> bool:
+        """Whether every picture has K finished hypotheses."""
+        return all(len(hypotheses) >= self.beam for hypotheses in self.finished)
+
+    def hypotheses(self, length_penalty: float) -> list[list[Hypothesis]]:
+        """The finished ones of each picture, and unfinished ones where there are fewer than K."""
+        alive = (self.guided > -torch.inf).tolist()
+        for row, found in enumerate(self.finished):
+            for place in range(self.live):
+                if len(found) < self.beam and alive[row][place]:
+                    tokens, values = self.history[row, place].tolist(), self.gained[row, place].tolist()
+                    found.append(hypothesis(tokens, values, length_penalty))
+        return self.finished
+
+
+def until_end(tokens: list[int], gained: list[float], end: int, length_penalty: float) -> Hypothesis:
+    """The hypothesis of a row of tokens: up to its first end token, or all of them."""
+    size = tokens.index(end) if end in tokens else len(tokens)
+    return hypothesis(tokens[:size], gained[: size + 1], length_penalty)
+
+
+def _ruled(log_p: Tensor, history: Tensor, rules: Sequence[Rule]) -> Tensor:
+    for rule in rules:
+        log_p = rule(history, log_p)
+    return log_p
+
+
+def _continued(rows: Tensor, parents: Tensor, values: Tensor) -> Tensor:
+    """[B, K, t] of the previous beams -> [B, K', t + 1] of those that continue them with `values`."""
+    before = rows.gather(1, parents[..., None].expand(-1, -1, rows.shape[2]))
+    return torch.cat([before, values[..., None]], dim=2)
