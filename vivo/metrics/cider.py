@@ -10,7 +10,9 @@ reference's, times exp(-(difference in length)^2 / (2 sigma^2)). Mean over n and
 Lengths are counted in bigrams, as pycocoevalcap does.
 """
 
+import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,10 +33,14 @@ Tokens = Sequence[str]
 
 @dataclass
 class DocumentFrequencies:
-    """How many of `pictures` pictures have each n-gram (tokens joined by spaces) in their references."""
+    """How many of `pictures` pictures have each n-gram (tokens joined by spaces) in their references.
+
+    `corpus` is the SHA-256 of the captions that were counted (`vivo.metrics.document_frequencies`), "" where unknown.
+    """
 
     pictures: int
     counts: dict[str, int]
+    corpus: str = ""
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Tokens]]) -> "DocumentFrequencies":
@@ -45,25 +51,39 @@ class DocumentFrequencies:
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON. N-grams of one picture are left out: they weigh the same as unseen ones."""
-        atomic_write_json(path, {"pictures": self.pictures, "counts": {k: n for k, n in self.counts.items() if n > 1}})
+        """Write as JSON with a SHA-256. N-grams of one picture are left out, without loss: they weigh the same as
+        unseen ones."""
+        content = {
+            "pictures": self.pictures,
+            "corpus": self.corpus,
+            "counts": {k: n for k, n in self.counts.items() if n > 1},
+        }
+        atomic_write_json(path, {"sha256": _sha256(content), **content})
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file cannot be read or is of another kind.
+            UserError: the file cannot be read, is of another kind, or is not as it was written.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(int(content["pictures"]), {str(ngram): int(n) for ngram, n in content["counts"].items()})
+            written = content.pop("sha256", None)  # older tables have none
+            if written is not None and written != _sha256(content):
+                raise ValueError("its SHA-256 is another one")
+            counts = {str(ngram): int(n) for ngram, n in content["counts"].items()}
+            return cls(int(content["pictures"]), counts, str(content.get("corpus", "")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a table of document frequencies ({error!r}); write it anew") from error
 
     def idf(self, ngram: str) -> float:
         """log(pictures) - log(max(1, pictures that have the n-gram))."""
-        return float(np.log(float(self.pictures)) - np.log(max(1.0, self.counts.get(ngram, 0))))
+        return math.log(self.pictures) - math.log(max(1, self.counts.get(ngram, 0)))
+
+
+def _sha256(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass

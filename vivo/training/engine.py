@@ -110,16 +110,17 @@ def run_training(
         atomic_write_json(out / "environment.json", environment())
         atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
     validate = validation(accelerator)
-    best = _Best(out / "best", config.tracking.best)
-    # another run's checkpoint begins a W&B run of its own
-    run_id = begun.extra.get("wandb_id", "") if begun and begun.path.parent == folder else ""
+    # another run's checkpoint begins a W&B run of its own, and knows nothing of this run's best
+    own = begun.extra if begun and begun.path.parent == folder else {}
+    best = _Best(out / "best", config.tracking.best, config.tracking.stop_after, own.get("best"))
+    run_id = own.get("wandb_id", "")
     resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
 
     def validated(model: PreTrainedModel, done: int) -> dict[str, Any]:
         with _averaged(averages):
             weights = gathered(model.state_dict()) if is_sharded(model) else None
             record = validate(whole_copy(model, weights) if weights else model, done)
-            if best.take(record) and main:
+            if best.take(done, record) and main:
                 try:
                     best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
                 except OSError as error:
@@ -127,7 +128,7 @@ def run_training(
         return record
 
     def save(done: int) -> None:
-        extra = {"wandb_id": tracker.run_id}
+        extra = {"wandb_id": tracker.run_id, "best": best.state()}
         if accelerator.scaler is not None:
             extra["scaler"] = accelerator.scaler.state_dict()
         keep = config.tracking.keep
@@ -157,9 +158,11 @@ def run_training(
                 optimizer,
                 averages,
                 _loader(config, data, sampler, task.collator),
+                task.prepare,
                 sampler.micro_batches,
                 task.loss,
                 validated if validate else None,
+                best.over,
                 save,
                 tracker,
                 interruption,
@@ -261,22 +264,46 @@ class _Best:
 
     Args:
         metric: "" keeps none.
+        stop_after: validations in a row without a new best after which the run is over; 0: never.
+        state: as the checkpoint that the run goes on from has it, None without one.
     """
 
-    def __init__(self, folder: Path, metric: str) -> None:
-        self.folder, self.metric = folder, metric
+    def __init__(self, folder: Path, metric: str, stop_after: int, state: dict[str, Any] | None) -> None:
+        self.folder, self.metric, self.stop_after = folder, metric, stop_after
         path = folder / "best.json"
-        self._value = json.loads(path.read_text()).get(metric, -math.inf) if metric and path.is_file() else -math.inf
+        if state is None and metric and path.is_file():  # of a checkpoint that does not say
+            kept = json.loads(path.read_text())
+            state = {"metric": metric, "value": kept.get(metric), "step": kept.get("step"), "without": 0}
+        state = state if state and state["metric"] == metric else {}
+        value = state.get("value")
+        self._value = -math.inf if value is None else value
+        self._step, self._without = state.get("step"), state.get("without", 0)
 
-    def take(self, record: dict[str, Any]) -> bool:
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: the best value, the updates done then, and how many validations came after it."""
+        value = None if self._value == -math.inf else self._value
+        return {"metric": self.metric, "value": value, "step": self._step, "without": self._without}
+
+    def take(self, done: int, record: dict[str, Any]) -> bool:
         """Whether this validation is the best so far; remembered if so (by every process)."""
         if not self.metric:
             return False
         if self.metric not in record:
             raise UserError(f"tracking.best: a validation has no {self.metric}, but {', '.join(record)}")
         better = record[self.metric] > self._value
-        self._value = max(self._value, record[self.metric])
+        if better:
+            self._value, self._step = record[self.metric], done
+        self._without = 0 if better else self._without + 1
         return better
+
+    def over(self) -> str:
+        """Why the run is to end, if it is."""
+        if not self.stop_after or self._without < self.stop_after:
+            return ""
+        return (
+            f"{self.metric} has not risen above {self._value:.4g}, that of update {self._step}, in {self._without} "
+            f"validations (tracking.stop_after); the best model is in {self.folder}"
+        )
 
     def keep(self, done: int, write: Callable[[Path], None]) -> None:
         """Replace what is kept (by one process)."""

@@ -39,9 +39,11 @@ class Training:
         start: updates done before.
         model, optimizer: prepared by `accelerator`.
         batches: this process's micro-batches, `micro_batches` of them an update.
+        prepare: what a task still adds to a batch (vivo/training/tasks.py), with the unwrapped model and the step.
         loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}, the same
             names on every process. The log has them as `vivo.training.means` says.
         validate: called on all processes with the unwrapped model when `schedule` says so.
+        over: why the run is to end before its last update, "" while it is not; the same on all processes.
         save: called on all processes with the number of updates done, to write a checkpoint.
     """
 
@@ -53,9 +55,11 @@ class Training:
     optimizer: torch.optim.Optimizer
     averages: Averages | None
     batches: Iterator[Batch]
+    prepare: Callable[[PreTrainedModel, Batch, int], Batch]
     micro_batches: int
     loss_of: Loss
     validate: Validate | None
+    over: Callable[[], str]
     save: Callable[[int], None]
     tracker: Tracker
     interruption: Interruption
@@ -71,18 +75,26 @@ def train(run: Training) -> None:
     """
     accelerator, schedule, optim = run.accelerator, run.schedule, run.config.optim
     trained = [p for p in run.model.parameters() if p.requires_grad]
-    meter = Meter(accelerator.unwrap_model(run.model), accelerator)
+    plain = accelerator.unwrap_model(run.model)
+    meter = Meter(plain, accelerator)
+    if run.validate and run.start == 0 and run.config.tracking.validate_start:
+        _validate(run, 0)
     run.model.train()
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
     for step in range(run.start, schedule.steps):
+        if reason := run.over():
+            run.tracker.say(f"{reason}; ended after update {step} of {schedule.steps}")
+            return
         for group in run.optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
         seed_step(run.config.seed, step, accelerator.process_index)
-        update = [to_device(meter.saw(next(run.batches)), accelerator.device) for _ in range(run.micro_batches)]
+        with accelerator.autocast():
+            prepared = [run.prepare(plain, next(run.batches), step) for _ in range(run.micro_batches)]
+        update = [to_device(meter.saw(batch), accelerator.device) for batch in prepared]
         parts = accumulate(accelerator, run.model, run.loss_of, update)
         if step == run.start:
-            check_all_have_gradients(accelerator.unwrap_model(run.model))
+            check_all_have_gradients(plain)
         norm = accelerator.clip_grad_norm_(trained, optim.clip_norm or math.inf)
 
         names = sorted(parts)
@@ -119,10 +131,7 @@ def train(run: Training) -> None:
             sums, since, pictures = {}, time.monotonic(), 0
         run.tracker.advance(done, record)
         if run.validate and schedule.due(schedule.validate_every, done):
-            run.model.eval()
-            found = run.validate(accelerator.unwrap_model(run.model), done)
-            run.tracker.log(done, found | {"pictures": float(done * optim.batch_size)})
-            run.tracker.log_table(done)
+            _validate(run, done)
             run.model.train()
             since = time.monotonic()
         if done < schedule.steps and (stop or schedule.due(schedule.save_every, done)):
@@ -130,3 +139,11 @@ def train(run: Training) -> None:
         if stop and done < schedule.steps:
             run.tracker.say(f"stopped by a signal after update {done}; run the same command again to go on")
             raise Stopped(run.interruption.exit_status)
+
+
+def _validate(run: Training, done: int) -> None:
+    """Validate after `done` updates and log what was found; leaves the model in evaluation mode."""
+    run.model.eval()
+    found = run.validate(run.accelerator.unwrap_model(run.model), done)
+    run.tracker.log(done, found | {"pictures": float(done * run.config.optim.batch_size)})
+    run.tracker.log_table(done)
