@@ -109,9 +109,7 @@ def self_critical_loss(logits: Tensor, target_ids: Tensor, advantages: Tensor) -
     """
     log_p = F.log_softmax(logits.float(), dim=-1)
     taken = log_p.gather(1, target_ids[:, None])[:, 0]
-    entropy = sum(
-        (-(part.exp() * part).sum() for part in log_p.detach().split(_ROWS)), torch.zeros((), device=taken.device)
-    )
+    entropy = torch.stack([-(part.exp() * part).sum() for part in log_p.detach().split(_ROWS)]).sum()
     return {
         "loss": -(advantages * taken).sum(),
         "count": _count(target_ids),

@@ -3,8 +3,8 @@
 `DocumentFrequencies.of` wants all tokenised captions at once; those of COCO's 123,287 pictures are gigabytes of
 Python objects. Here only the counts grow.
 
-Every caption is counted with `END` behind its last token, as rewards want it (vivo/metrics/reward.py). That adds n-grams
-and changes none, so the same table serves plain CIDEr-D too.
+Every caption is counted with `END` behind its last token, as rewards want it (vivo/metrics/reward.py). That adds
+n-grams and changes none, so the same table serves plain CIDEr-D too.
 """
 
 import hashlib

@@ -29,10 +29,12 @@ from vivo.data.collate import Batch, to_device
 from vivo.data.text import decode_caption
 from vivo.decoding.sampling import sample
 from vivo.decoding.search import Hypothesis, greedy_search
+from vivo.errors import UserError
 from vivo.losses import self_critical_loss
 from vivo.metrics.reward import CaptionReward
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import CachedStep
+from vivo.training.checkpoint import is_sharded
 
 
 def others_baseline(rewards: np.ndarray) -> np.ndarray:
@@ -55,7 +57,13 @@ class SelfCritical:
         self._place = {image_id: place for place, image_id in enumerate(image_ids)}
 
     def __call__(self, model: VivoForCaptioning, batch: Batch, step: int) -> Batch:
-        """Sample and score (the step has no part in it: all randomness is in the batch)."""
+        """Sample and score (the step has no part in it: all randomness is in the batch).
+
+        Raises:
+            UserError: the parameters are cut over processes, and sampling goes around what puts them together.
+        """
+        if is_sharded(model):
+            raise UserError("objective scst does not run with sharded parameters (FSDP); start it with plain processes")
         draws = batch["draws"]
         samples, greedy = self.decode(model, to_device(batch, model.device))
         pictures, count, _ = draws.shape
