@@ -45,8 +45,8 @@ class CaptionReward:
             if frequencies.corpus != corpus.hexdigest():
                 raise UserError(
                     f"{where}: counted over other captions ({frequencies.pictures} pictures) than those of this run "
-                    f"({len(pictures)} pictures); make it anew with finetune/prepare_coco.py --document-frequencies, or "
-                    "leave scst.frequencies empty"
+                    f"({len(pictures)} pictures); make it anew with finetune/prepare_coco.py --document-frequencies, "
+                    "or leave scst.frequencies empty"
                 )
         tokens = iter(ptb_tokenize_all([caption for captions in pictures for caption in captions]))
         self._scorer = CiderD([[[*next(tokens), END] for _ in captions] for captions in pictures], frequencies)
