@@ -49,7 +49,7 @@ class CaptionReward:
                     "or leave scst.frequencies empty"
                 )
         tokens = iter(ptb_tokenize_all([caption for captions in pictures for caption in captions]))
-        self._scorer = CiderD([[[*next(tokens), END] for _ in captions] for captions in pictures], frequencies)
+        self._scorer = CiderD([[[*next(tokens), END] for _ in captions] for captions in pictures], frequencies, True)
 
     def __call__(self, captions: Sequence[str], ended: Sequence[bool], pictures: Sequence[int]) -> np.ndarray:
         """float64 [captions]: the reward of each caption; 0 where it has no word.
