@@ -162,9 +162,8 @@ def main() -> None:
     table = count_document_frequencies(corpus)
     began = time.process_time()
     reward = CaptionReward(corpus, table)
-    print(
-        f"{len(corpus)} pictures, {len(table.counts)} n-grams; references made ready in {time.process_time() - began:.1f} s"
-    )
+    ready = time.process_time() - began
+    print(f"{len(corpus)} pictures, {len(table.counts)} n-grams; references made ready in {ready:.1f} s")
     usual = UsualScorer(table)
     rng = np.random.default_rng(0)
     places = np.repeat(np.arange(arguments.pictures), arguments.samples)

@@ -11,18 +11,20 @@ captions of
 """
 
 import re
+from collections.abc import Callable
 
 _CONTRACTED = r"(?:s|t|re|ve|ll|d|m|all|clock|em)"
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        ("\u2019", "'"),
         # numbers: 4:30, 2.5, 10,000; "1, 2" stays a list
         (r"(?<=\d) ([.:]) (?=\d)", r"\1"),
         (r"(?<!\d)(\d{1,3}) , (?=\d{3}(?!\d))", r"\1,"),
         (r"([$#]) (?=\d)", r"\1"),
         (r"(?<=\d) %", "%"),
-        # abbreviations: u.s., t.v., a.m.
-        (r"\b[a-z](?: \. [a-z])+ \.", lambda found: found[0].replace(" ", "")),
+        # abbreviations: u.s., t.v., a.m.; u.s.a
+        (r"\b[a-z](?: \. [a-z])+ \.|\b[a-z](?: \. [a-z]){2,}\b", lambda found: found[0].replace(" ", "")),
         # apostrophes: man's, don't, o'clock, rock 'n' roll, '80s; then single quotes; what is left joins (d'or)
         (rf"(?<=\w) ' ({_CONTRACTED})\b", r"'\1"),
         (r"(?<=\w) ' n ' (?=\w)", " 'n' "),
