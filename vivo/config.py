@@ -332,10 +332,9 @@ def validate(config: TrainConfig | EvalConfig) -> None:
                 raise UserError(f"{name}: is needed")
         if config.tags == "file" and not config.tag_file:
             raise UserError("tag_file: is needed with tags: file")
-        if config.decode.beam % config.decode.groups:
-            raise UserError(
-                f"decode.beam: {config.decode.beam} does not divide by decode.groups: {config.decode.groups}"
-            )
+        decode = config.decode
+        if decode.beam % decode.groups:
+            raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
 
 
 def _validate_training(config: TrainConfig) -> None:
