@@ -296,8 +296,8 @@ def test_a_run_that_does_not_rise_ends_and_keeps_its_start(tiny_world: Path, tmp
     """A rate so small that no caption changes: the first validation stays the best, and two more end the run."""
     config = config_for(
         tiny_world, tmp_path, "captions", "init=minilm", "optim.duration=9steps", "optim.warmup=", "optim.batch_size=2",
-        "optim.lr=1e-12", "tracking.validate_every=2steps", "tracking.save_every=3steps", "tracking.best=validation_words",
-        "tracking.validate_start=true", "tracking.stop_after=2",
+        "optim.lr=1e-12", "tracking.validate_every=2steps", "tracking.save_every=3steps",
+        "tracking.best=validation_words", "tracking.validate_start=true", "tracking.stop_after=2",
         f"data.validation_references={tiny_world / 'world' / 'coco' / 'captions_val.json'}",
         f"data.validation_regions={tiny_world / 'regions' / 'coco'}",
     )  # fmt: skip

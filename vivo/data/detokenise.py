@@ -5,9 +5,11 @@ BERT's tokenizer puts spaces around every punctuation mark, so what stood betwee
 tokenizer sees it (vivo/metrics/tokenizer.py; texts encoded, decoded and compared with the original's tokens), over all
 captions of
 
-    COCO val2017      .. of 25,014
-    nocaps            .. of 45,000
-    Flickr8k (3,000)  .. of 15,000
+    COCO val2017      21 of 25,014
+    nocaps            43 of 45,000
+    Flickr8k (3,000)   1 of 15,000
+
+What is left is lost in the pieces: missing spaces ("parked.A water"), spaces around a hyphen, accents.
 """
 
 import re
@@ -23,8 +25,8 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"(?<!\d)(\d{1,3}) , (?=\d{3}(?!\d))", r"\1,"),
         (r"([$#]) (?=\d)", r"\1"),
         (r"(?<=\d) %", "%"),
-        # abbreviations: u.s., t.v., a.m.; u.s.a
-        (r"\b[a-z](?: \. [a-z])+ \.|\b[a-z](?: \. [a-z]){2,}\b", lambda found: found[0].replace(" ", "")),
+        # abbreviations: u.s., t.v., a.m.
+        (r"\b[a-z](?: \. [a-z])+ \.", lambda found: found[0].replace(" ", "")),
         # apostrophes: man's, don't, o'clock, rock 'n' roll, '80s; then single quotes; what is left joins (d'or)
         (rf"(?<=\w) ' ({_CONTRACTED})\b", r"'\1"),
         (r"(?<=\w) ' n ' (?=\w)", " 'n' "),
