@@ -7,7 +7,7 @@ captions of
 
     COCO val2017      21 of 25,014
     nocaps            43 of 45,000
-    Flickr8k (3,000)   1 of 15,000
+    Flickr8k (3,000)   0 of 15,000
 
 What is left is lost in the pieces: missing spaces ("parked.A water"), spaces around a hyphen, accents.
 """
