@@ -50,20 +50,20 @@ def test_a_reward_hangs_on_its_own_caption_alone():
 @needs_shared
 @pytest.mark.parametrize("stored", [False, True])
 def test_rewards_equal_pycocoevalcap_on_real_captions(stored: bool, tmp_path: Path):
-    """1,000 pictures of COCO; sampled captions are other pictures' captions, shuffled, cut or repeated words."""
-    pictures = [example.captions[:5] for example in read_captions(SHARED / "coco_captions_val2017.json")[:1000]]
+    """400 pictures of COCO; sampled captions are other pictures' captions, shuffled, cut or repeated words."""
+    pictures = [example.captions[:5] for example in read_captions(SHARED / "coco_captions_val2017.json")[:400]]
     references = {n: [" ".join([*ptb_tokenize(c), END]) for c in captions] for n, captions in enumerate(pictures)}
     table = None
     if stored:
         count_document_frequencies(pictures).save(tmp_path / "table.json")
         table = DocumentFrequencies.load(tmp_path / "table.json")
-        assert 1 not in table.counts.values() and table.counts[END] == 1000
+        assert 1 not in table.counts.values() and table.counts[END] == 400
     reward = CaptionReward(pictures, table)
     rng = np.random.default_rng(0)
     for turn in range(3):
         captions, ended = [], []
-        for number in range(1000):
-            words = pictures[number if turn == 0 else rng.integers(1000)][rng.integers(5)].split()
+        for number in range(400):
+            words = pictures[number if turn == 0 else rng.integers(400)][rng.integers(5)].split()
             if turn == 1:
                 rng.shuffle(words)
             captions.append(" ".join(words[: rng.integers(1, len(words) + 1)] + words[-1:] * int(rng.integers(3))))
@@ -72,7 +72,7 @@ def test_rewards_equal_pycocoevalcap_on_real_captions(stored: bool, tmp_path: Pa
             n: [" ".join([*ptb_tokenize(c), *[END] * e])] for n, (c, e) in enumerate(zip(captions, ended, strict=True))
         }
         _, expected = Cider().compute_score(references, hypotheses)
-        assert np.abs(reward(captions, ended, range(1000)) - expected).max() < 1e-9
+        assert np.abs(reward(captions, ended, range(400)) - expected).max() < 1e-9
 
 
 def test_the_table_knows_its_corpus(tmp_path: Path):
