@@ -234,7 +234,7 @@ def scst_config(world: Path, folder: Path, out: Path, *overrides: str) -> TrainC
 @pytest.mark.slow
 def test_the_reward_of_four_scenes_rises(tiny_world: Path, four: Path, tmp_path: Path):
     self_critical(scst_config(
-        tiny_world, four, tmp_path, "optim.duration=40steps", "optim.lr=1e-3", "optim.schedule=constant",
+        tiny_world, four, tmp_path, "optim.duration=30steps", "optim.lr=1e-4", "optim.schedule=constant",
     ))  # fmt: skip
     records = read_records(tmp_path / "metrics.jsonl")
     rewards = [record["reward"] for record in records]
