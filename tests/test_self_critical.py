@@ -22,6 +22,7 @@ from vivo.modeling import VivoConfig, VivoForCaptioning
 from vivo.training.checkpoint import list_checkpoints
 from vivo.training.runs import finetune, self_critical
 from vivo.training.self_critical import SelfCritical, others_baseline, scst_loss
+from vivo.training.tasks import caption_loss_of, drop_worst_of
 from vivo.training.tracking import read_records
 from vivo.weights import bert_folder
 
@@ -194,6 +195,27 @@ def test_samples_of_a_picture_share_its_context_exactly(tokenizer):
     for name, parameter in model.named_parameters():
         if name in expected:
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_worst_tokens_are_left_out_from_a_step_on(minimal_captions):
+    """Captions alone carry the share, from `loss.drop_worst_from` on; 5 percent of 100 updates are 5."""
+    prepare = drop_worst_of(minimal_captions, 50)
+    captions, tags = {"text_ids": torch.zeros(1, 1)}, {"tag_ids": torch.zeros(1, 1)}
+    assert "drop_worst" not in prepare(None, captions, 4) and "drop_worst" not in prepare(None, tags, 5)
+    assert prepare(None, captions, 5)["drop_worst"].item() == 0.2 and "drop_worst" not in captions
+    logits, targets = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(10, dtype=torch.int64)
+    loss = caption_loss_of(minimal_captions)
+    whole = loss({"logits": logits}, {"target_ids": targets})
+    part = loss({"logits": logits}, {"target_ids": targets, **prepare(None, captions, 5)})
+    assert part["loss"] < whole["loss"] and part["count"] == whole["count"] == 10
+
+
+@pytest.fixture
+def minimal_captions() -> TrainConfig:
+    return load_config(
+        ROOT / "configs" / "finetune" / "world.yaml",
+        ["loss.drop_worst=0.2", "loss.drop_worst_from=5 percent", "optim.duration=100 steps"],
+    )
 
 
 # ---- whole runs ------------------------------------------------------------------------------
