@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if config.objective != "captions":
-        raise UserError(f"{arguments.config}: objective is {config.objective}; run it with pretrain/train.py")
+        program = "finetune/train_scst.py" if config.objective == "scst" else "pretrain/train.py"
+        raise UserError(f"{arguments.config}: objective is {config.objective}; run it with {program}")
     if preview(arguments, config, "finetune"):
         return 0
     from vivo.training import runs  # seconds of imports, only for a configuration that is right

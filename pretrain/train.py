@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_preview_arguments(parser)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    if config.objective == "captions":
-        raise UserError(f"{arguments.config}: objective is captions; run it with finetune/train.py")
+    if config.objective in ("captions", "scst"):
+        program = "finetune/train_scst.py" if config.objective == "scst" else "finetune/train.py"
+        raise UserError(f"{arguments.config}: objective is {config.objective}; run it with {program}")
     if preview(arguments, config, "pretrain"):
         return 0
     from vivo.training import runs  # seconds of imports, only for a configuration that is right

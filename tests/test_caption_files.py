@@ -17,7 +17,7 @@ from vivo.data.nocaps import read_nocaps
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.metrics.cider import DocumentFrequencies
-from vivo.metrics.document_frequencies import count_document_frequencies
+from vivo.metrics.document_frequencies import END, count_document_frequencies
 from vivo.metrics.tokenizer import ptb_tokenize_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,7 +251,9 @@ def test_document_frequencies_equal_pycocoevalcaps(tmp_path: Path, capsys: pytes
     expected = {" ".join(ngram): int(count) for ngram, count in theirs.document_frequency.items()}
     seen: list[int] = []
     ours = count_document_frequencies(iter(pictures), seen.append)
-    assert ours.pictures == 2_300 and dict(ours.counts) == expected and seen == [1_000, 2_000, 2_300]
+    plain = {ngram: count for ngram, count in ours.counts.items() if END not in ngram.split()}
+    assert ours.pictures == 2_300 and plain == expected and seen == [1_000, 2_000, 2_300]
+    assert ours.counts[END] == 2_300 and ours.counts[f"street {END}"] > 100  # ends are counted too
 
     some = {
         "images": [{"id": number} for number in range(50)],
@@ -272,5 +274,5 @@ def test_document_frequencies_cross_blocks_whole() -> None:
     for after in ("The end.", "some end."):
         pictures = [["a dog"]] * 999 + [["Vitamin B."], [after, "Vitamin B."]]
         tokens = iter(ptb_tokenize_all([caption for captions in pictures for caption in captions]))
-        expected = DocumentFrequencies.of([[next(tokens) for _ in captions] for captions in pictures])
+        expected = DocumentFrequencies.of([[[*next(tokens), END] for _ in captions] for captions in pictures])
         assert count_document_frequencies(pictures).counts == expected.counts

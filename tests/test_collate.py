@@ -10,6 +10,7 @@ from vivo.data.collate import (
     CaptionCollator,
     ContextCollator,
     Limits,
+    SampleCollator,
     TagCollator,
     box_positions,
     detected_tags,
@@ -251,3 +252,15 @@ def test_context_for_prediction_is_not_random(tokenizer):
 def test_captions_survive_the_round_trip(tokenizer):
     for text in ("a hot dog on a table.", "the man's t-shirt is red, not blue", "two ice creams!"):
         assert decode_caption(tokenizer, encode_caption(tokenizer, text, 40)) == text
+
+
+def test_random_numbers_of_samples_hang_on_seed_epoch_and_picture_alone(tokenizer):
+    def draws(seed: int, epoch: int, *pictures: str) -> torch.Tensor:
+        collator = SampleCollator(tokenizer, LIMITS, seed, 2, 5, 0.0)
+        return collator([(epoch, i, ["dog"], ["x"], regions(1)) for i in pictures])["draws"]
+
+    both = draws(0, 3, "a", "b")
+    assert both.shape == (2, 2, 5) and both.dtype == torch.float64 and both.unique().numel() == 20
+    assert torch.equal(draws(0, 3, "b")[0], both[1])
+    for other in (draws(1, 3, "a"), draws(0, 4, "a"), draws(0, 3, "c")):
+        assert not torch.equal(other[0], both[0])

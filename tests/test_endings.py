@@ -77,19 +77,18 @@ def test_the_best_validation_by_hand(tmp_path: Path):
     def write(folder: Path) -> None:
         (folder / "model").write_text("x")
 
-    best = Best(tmp_path / "best", "validation_loss", 0)
-    taken = [best.take({"validation_loss": value}) for value in (8.5, 8.7, 8.1, 8.1)]
+    best = Best(tmp_path / "best", "validation_loss")
+    taken = [best.take(done, {"validation_loss": value}) for done, value in enumerate((8.5, 8.7, 8.1, 8.1))]
     assert taken == [True, False, True, False]
-    best.keep(6, write)
-    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"step": 6, "validation_loss": 8.1}
-    goes_on = Best(tmp_path / "best", "validation_loss", 6)
-    assert not goes_on.take({"validation_loss": 8.2}) and goes_on.take({"validation_loss": 8.0})
+    best.keep(2, write)
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"step": 2, "validation_loss": 8.1}
+    goes_on = Best(tmp_path / "best", "validation_loss", 2, best.state())
+    assert not goes_on.take(4, {"validation_loss": 8.2})
+    assert goes_on.over().startswith("validation_loss has not fallen below 8.1, that of update 2, in 2 validations")
+    assert goes_on.take(5, {"validation_loss": 8.0}) and not goes_on.over()
     # what the folder says is of updates that are done again, or of an earlier run in the same folder
-    assert Best(tmp_path / "best", "validation_loss", 4).take({"validation_loss": 8.2})
-    assert Best(tmp_path / "best", "validation_loss", 0).take({"validation_loss": 8.2})
-    (tmp_path / "best" / "best.json").write_text('{"step": 6, "valid')
-    assert Best(tmp_path / "best", "validation_loss", 6).take({"validation_loss": 8.2})
-    highest = Best(tmp_path / "best", "validation_CIDEr", 6)
-    assert [highest.take({"validation_CIDEr": value}) for value in (0.0, 3.0, 2.0)] == [True, True, False]
+    assert Best(tmp_path / "best", "validation_loss").take(0, {"validation_loss": 8.2})
+    highest = Best(tmp_path / "best", "validation_CIDEr")
+    assert [highest.take(0, {"validation_CIDEr": value}) for value in (0.0, 3.0, 2.0)] == [True, True, False]
     with pytest.raises(UserError, match="a validation has no number validation_alarms, but validation_CIDEr"):
-        Best(tmp_path / "best", "validation_alarms", 0).take({"validation_alarms": "", "validation_CIDEr": 1.0})
+        Best(tmp_path / "best", "validation_alarms").take(0, {"validation_alarms": "", "validation_CIDEr": 1.0})

@@ -16,6 +16,7 @@ from vivo.errors import UserError
 from vivo.losses import tag_set_loss
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
 from vivo.training.averages import Averages
+from vivo.training.best import Best
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, open_checkpoint
 from vivo.training.gradients import accumulate, check_all_have_gradients
 from vivo.training.runs import finetune, pretrain
@@ -259,3 +260,39 @@ def test_the_best_model_is_kept(tiny_world: Path, tmp_path: Path):
             "tracking.best=loss", f"data.validation_references={references}",
             f"data.validation_regions={tiny_world / 'regions' / 'coco'}",
         ))  # fmt: skip
+
+
+def test_the_rule_to_stop_by_hand(tmp_path: Path):
+    """Two validations in a row without a new best; an equal value is none. A checkpoint's state goes on counting."""
+    best = Best(tmp_path, "x", 2, None)
+    for done, value, better in ((0, 1.0, True), (5, 0.5, False), (10, 2.0, True), (15, 2.0, False)):
+        assert best.take(done, {"x": value}) == better and best.over() == ""
+    again = Best(tmp_path, "x", 2, json.loads(json.dumps(best.state())))
+    for rule in (best, again):
+        assert not rule.take(20, {"x": 1.9})
+        assert rule.over().startswith("x has not risen above 2, that of update 10, in 2 validations")
+    assert Best(tmp_path, "x", 0, best.state()).over() == ""  # 0: never
+    other = Best(tmp_path, "y", 2, best.state())  # another metric begins anew
+    assert other.take(25, {"y": -5.0}) and other.state() == {"metric": "y", "value": -5.0, "step": 25, "without": 0}
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_rise_ends_and_keeps_its_start(tiny_world: Path, tmp_path: Path, capsys):
+    """A rate so small that no caption changes: the first validation stays the best, and two more end the run."""
+    config = config_for(
+        tiny_world, tmp_path, "captions", "init=minilm", "optim.duration=9steps", "optim.warmup=", "optim.batch_size=2",
+        "optim.lr=1e-12", "tracking.validate_every=2steps", "tracking.save_every=3steps",
+        "tracking.best=validation_words", "tracking.validate_start=true", "tracking.stop_after=2",
+        f"data.validation_references={tiny_world / 'world' / 'coco' / 'captions_val.json'}",
+        f"data.validation_regions={tiny_world / 'regions' / 'coco'}",
+    )  # fmt: skip
+    finetune(config)
+    assert "ended after update 4 of 9" in capsys.readouterr().err
+    records = read_records(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in records if "validation_words" in r] == [0, 2, 4]
+    assert json.loads((tmp_path / "best" / "best.json").read_text())["step"] == 0
+    shutil.rmtree(tmp_path / "model")
+    finetune(config)  # goes on from update 3 and ends where it did
+    assert "resumed at 3" in (again := capsys.readouterr().err) and "ended after update 4 of 9" in again
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl") if "validation_words" in r] == [0, 2, 4]
+    assert (tmp_path / "model" / "model.safetensors").is_file()

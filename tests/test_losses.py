@@ -5,7 +5,7 @@ from itertools import permutations, product
 import pytest
 import torch
 
-from vivo.losses import caption_loss, tag_set_loss
+from vivo.losses import caption_loss, self_critical_loss, tag_set_loss
 
 
 def brute_force_loss(logits: torch.Tensor, tags: list[tuple[int, ...]]) -> torch.Tensor:
@@ -109,5 +109,37 @@ def test_caption_loss_by_hand_and_with_smoothing():
     assert plain["loss"].item() == pytest.approx(-torch.log(torch.tensor(0.5 * 0.8)).item(), rel=1e-6)
     assert plain["correct"].item() == 2
     smooth = caption_loss(logits, targets, 0.3)
-    by_hand = -(0.7 * (logits[0, 0] + logits[1, 1]) + 0.1 * logits.sum())
+    others = logits[0, 1] + logits[0, 2] + logits[1, 0] + logits[1, 2]
+    by_hand = -(0.7 * (logits[0, 0] + logits[1, 1]) + 0.15 * others)
     assert smooth["loss"].item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("smoothing", "worst"), [(0.1, 0.0), (0.0, 0.2), (0.1, 0.2), (0.1, 0.55)])
+def test_caption_loss_has_the_gradient_of_the_published_recipe(smoothing: float, worst: float):
+    """Divergence from the smoothed one-hot, its largest values dropped, the mean of the rest (the loss of VinVL)."""
+    generator = torch.Generator().manual_seed(3)
+    logits = (3 * torch.randn(10, 7, generator=generator)).requires_grad_()
+    targets = torch.randint(0, 7, (10,), generator=generator)
+    ours = caption_loss(logits, targets, smoothing, worst)
+    (ours["loss"] / ours["count"]).backward()
+    again = logits.detach().clone().requires_grad_()
+    wanted = torch.full((10, 7), smoothing / 6).scatter(1, targets[:, None], 1.0 - smoothing)
+    divergence = (wanted.xlogy(wanted) - wanted * again.log_softmax(-1)).sum(dim=1)
+    kept = divergence.sort().values[: {0.0: 10, 0.2: 8, 0.55: 4}[worst]]
+    kept.mean().backward()
+    torch.testing.assert_close(logits.grad, again.grad, rtol=1e-4, atol=1e-7)
+    assert (logits.grad.abs().sum(dim=1) == 0).sum() == 10 - len(kept) and ours["count"].item() == 10
+
+
+def test_dropping_all_tokens_drops_none():
+    """One token, of which half is to go: floor gives none, and a loss of nothing teaches nothing."""
+    logits = torch.zeros(1, 4)
+    assert caption_loss(logits, torch.tensor([2]), drop_worst=0.5)["loss"].item() == pytest.approx(1.3862944)
+
+
+def test_entropy_of_sampled_tokens():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [1.0, 1e-30, 1e-30]]))
+    found = self_critical_loss(logits, torch.tensor([1, 0]), torch.tensor([2.0, -1.0]))
+    assert found["entropy"].item() == pytest.approx(1.5 * 0.6931472, rel=1e-5)
+    assert found["loss"].item() == pytest.approx(2 * 1.3862944, rel=1e-5)
+    assert found["log_p"].tolist() == pytest.approx([-1.3862944, 0.0], abs=1e-6)

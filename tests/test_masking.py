@@ -19,7 +19,9 @@ def test_number_of_masked_tags(tags: int, share: float, at_most: int, seed: int)
 def test_caption_mask_spares_cls_and_hides_at_least_one(tokens: int, probability: float, seed: int):
     chosen = mask_caption(tokens, probability, np.random.default_rng(seed))
     assert not chosen[0]
-    assert chosen.sum() == min(max(1, round(probability * tokens)), tokens - 1)
+    count = min(max(1, round(probability * tokens)), tokens - 1)
+    assert chosen.sum() == count
+    assert mask_caption(tokens, probability, np.random.default_rng(seed), 3).sum() == min(count, 3)
 
 
 def test_end_of_caption_can_be_masked():

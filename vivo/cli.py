@@ -178,7 +178,14 @@ def data_check(arguments: argparse.Namespace) -> int:
     tag_masks = (masking.share_min, masking.share_max, masking.at_most, masking.next_piece)
     tags = TagCollator(tokenizer, limits, config.seed, *tag_masks)
     captions = CaptionCollator(
-        tokenizer, limits, config.seed, masking.caption, masking.caption_probability, 1, config.data.tag_dropout
+        tokenizer,
+        limits,
+        config.seed,
+        masking.caption,
+        masking.caption_probability,
+        1,
+        config.data.tag_dropout,
+        at_most=masking.caption_at_most,
     )
     print_examples(data.pictures, tokenizer, tags, captions, console)
     console.print()

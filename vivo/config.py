@@ -119,8 +119,9 @@ class MaskingConfig:
     # Captions, in fine-tuning and as pairs of pre-training: "masked" hides a share of the tokens (the paper); "dense"
     # asks for every token in one pass, each from the true tokens to its left.
     caption: str = one_of("masked", "dense")
-    # Share of caption tokens that "masked" hides.
+    # Share of caption tokens that "masked" hides, and how many at most; 0 = no limit (Oscar has 3).
     caption_probability: float = between(0.15, 0.0, 1.0)
+    caption_at_most: int = at_least(0, 0)
 
 
 @dataclass
@@ -132,8 +133,28 @@ class LossConfig:
     # Word pieces that compete in the softmax: all (the paper), or those that the run's own targets use, so that
     # no word is pushed down because this stage does not say it.
     competing: str = one_of("all", "used")
-    # Share of probability spread evenly over the vocabulary in the caption loss.
+    # Caption loss: share of the target's probability that is spread evenly over all other pieces.
     label_smoothing: float = between(0.0, 0.0, 0.99)
+    # Caption loss: share of the tokens of a forward pass, those of the largest loss, that are left out as noise, and
+    # from when on ("" = from the start). VinVL on COCO: 0.2 after 20,000 updates.
+    drop_worst: float = between(0.0, 0.0, 0.99)
+    drop_worst_from: str = duration()
+
+
+@dataclass
+class ScstConfig:
+    """Self-critical training (objective scst): captions are sampled, and the better ones made more likely."""
+
+    # Captions sampled of each picture in an update.
+    samples: int = at_least(5, 1)
+    # Longest sampled caption, in word pieces.
+    max_tokens: int = at_least(20, 1)
+    # What a sample's reward is compared with: the mean of the picture's other samples, or the reward of its greedy
+    # caption (Oscar, VinVL), which costs a search more.
+    baseline: str = one_of("others", "greedy")
+    # Table of the training captions' n-grams for CIDEr-D (finetune/prepare_coco.py --document-frequencies); "" =
+    # counted when the run starts.
+    frequencies: str = ""
 
 
 @dataclass
@@ -179,8 +200,12 @@ class TrackingConfig:
     save_every: str = duration()
     # Newest checkpoints to keep.
     keep: int = at_least(2, 1)
+    # Validate before the first update too: what the run begins with is then the first that can be the best.
+    validate_start: bool = False
     # Metric of the validation by which the best model is kept in <out>/best, as in validation_CIDEr; "" = none.
     best: str = ""
+    # End the run after so many validations in a row without a new best; 0 = never.
+    stop_after: int = at_least(0, 0)
 
 
 @dataclass
@@ -208,8 +233,8 @@ class TrainConfig:
     out: str = "runs/debug"
     # Pre-training: "tags" = visual vocabulary from image-tag pairs (VIVO); "pairs" = masked caption tokens of
     # image-sentence pairs (as Oscar, without its contrastive loss); "both" = updates of the two kinds by turns (the
-    # paper's Table 4). "captions" = caption fine-tuning.
-    objective: str = one_of("tags", "pairs", "both", "captions")
+    # paper's Table 4). "captions" = caption fine-tuning. "scst" = CIDEr-D of sampled captions as the reward, after it.
+    objective: str = one_of("tags", "pairs", "both", "captions", "scst")
     # Where the weights start: a checkpoint folder of ours, "minilm" (the text weights that pip brings),
     # the folder of a BERT, or "random".
     init: str = ""
@@ -217,6 +242,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    scst: ScstConfig = field(default_factory=ScstConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -391,9 +417,11 @@ def _validate_training(config: TrainConfig) -> None:
                 raise UserError(f'data.{name}: is beside captions only; leave it out with objective "tags"')
         if data.tag_dropout and data.hints == "none":
             raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
+    if config.objective == "scst":
+        _validate_scst(config)
     if config.objective == "both" and not 0 < data.pairs_share < 1:
         raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
-    captions = config.objective == "captions"
+    captions = config.objective in ("captions", "scst")
     if data.validation_share and not with_tags:
         fix = "give data.validation_references" if captions else "leave it out"
         raise UserError(f'data.validation_share: is for objectives "tags" and "both"; {fix}')
@@ -402,7 +430,20 @@ def _validate_training(config: TrainConfig) -> None:
     if tracking.validate_every and not (data.validation_references if captions else data.validation_share):
         needed = "data.validation_regions and data.validation_references" if captions else "data.validation_share"
         raise UserError(f'tracking.validate_every: needs {needed} with objective "{config.objective}"')
-    if tracking.best and not tracking.validate_every:
-        raise UserError("tracking.best: needs tracking.validate_every")
+    for name in ("best", "validate_start"):
+        if getattr(tracking, name) and not tracking.validate_every:
+            raise UserError(f"tracking.{name}: needs tracking.validate_every")
+    if tracking.stop_after and not tracking.best:
+        raise UserError("tracking.stop_after: needs tracking.best, the metric that is to rise")
     if data.validation_references and not data.validation_regions:
         raise UserError("data.validation_references: needs data.validation_regions")
+
+
+def _validate_scst(config: TrainConfig) -> None:
+    """What self-critical training cannot do."""
+    loss, scst = config.loss, config.scst
+    if scst.baseline == "others" and scst.samples < 2:
+        raise UserError("scst.samples: baseline others compares a picture's samples with one another; 2 at least")
+    for name, neutral in (("label_smoothing", 0.0), ("drop_worst", 0.0), ("competing", "all")):
+        if getattr(loss, name) != neutral:
+            raise UserError(f"loss.{name}: is of cross-entropy; objective scst wants {neutral}")

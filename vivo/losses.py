@@ -1,6 +1,6 @@
 """What is minimised. Dict of tensors in, dict of scalars out; always float32.
 
-Both losses return a *sum* and a *count*: the loop divides once, by the count over the whole global
+All losses return a *sum* and a *count*: the loop divides once, by the count over the whole global
 batch (all micro-batches, all processes), so that the gradient does not depend on how it was split.
 (Eq. 1 of the paper is a plain sum over the masked tags of one picture; how a batch is reduced is
 not stated.)
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivo.matching import assign
+
+_ROWS = 1024  # whose entropy is computed at a time: [rows, V] is as large as the logits
 
 
 def tag_set_loss(
@@ -61,18 +63,59 @@ def _matched_targets(
     return result, (result != target_ids).sum()
 
 
-def caption_loss(logits: Tensor, target_ids: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
-    """Cross-entropy on supervised caption tokens.
+def caption_loss(
+    logits: Tensor, target_ids: Tensor, label_smoothing: float = 0.0, drop_worst: float = 0.0
+) -> dict[str, Tensor]:
+    """Cross-entropy on supervised caption tokens, with the two options of the VinVL recipe (Oscar's
+    `BertCaptioningLoss`, whose gradient this is).
 
     Args:
         logits: [K, V]. target_ids: int [K].
+        label_smoothing: share of the target's probability that is spread evenly over the V - 1 other pieces.
+        drop_worst: share of the K tokens, those of the largest loss, that are left out: they are taken for noise of
+            the captions. floor(K (1 - share)) tokens stay.
 
     Returns:
-        loss: sum over K. count: K. correct: number of right argmax.
+        loss: sum over the K tokens; where some are left out, K times the mean of those that stay. count: K.
+        correct: number of right argmax.
     """
-    loss = F.cross_entropy(logits.float(), target_ids, reduction="sum", label_smoothing=label_smoothing)
+    logits = logits.float()
+    losses = F.cross_entropy(logits, target_ids, reduction="none")
+    if label_smoothing and logits.shape[1] > 1:
+        others = logits.shape[1] - 1
+        # -log p summed over the other pieces: V logsumexp - sum of logits, less that of the target
+        rest = logits.shape[1] * logits.logsumexp(dim=1) - logits.sum(dim=1) - losses
+        losses = (1.0 - label_smoothing) * losses + label_smoothing / others * rest
+    count = losses.shape[0]
+    # 10 * (1 - 0.2) is 8, and 10 * (1 - 0.7) 3.0000000000000004
+    kept = int(round(count * (1.0 - drop_worst), 6))
+    if 0 < kept < count:
+        losses = losses.topk(kept, largest=False, sorted=False).values * (count / kept)
     correct = (logits.argmax(dim=1) == target_ids).sum()
-    return {"loss": loss, "count": _count(target_ids), "correct": correct}
+    return {"loss": losses.sum(), "count": _count(target_ids), "correct": correct}
+
+
+def self_critical_loss(logits: Tensor, target_ids: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+    """What makes sampled tokens more likely where their caption's reward beat its baseline (REINFORCE; Rennie et al.
+    2017): its gradient is that of -(expected reward), for samples of this very model.
+
+    Args:
+        logits: [K, V] at the K sampled tokens of all samples, ends included. target_ids: int [K], the tokens.
+        advantages: float32 [K], reward less baseline of the caption that the token is of.
+
+    Returns:
+        loss: sum over K of -advantage * log p. count: K. entropy: sum over K of the entropy, in nats.
+        log_p: [K], log-probabilities of the tokens, without gradient.
+    """
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    taken = log_p.gather(1, target_ids[:, None])[:, 0]
+    entropy = torch.stack([-(part.exp() * part).sum() for part in log_p.detach().split(_ROWS)]).sum()
+    return {
+        "loss": -(advantages * taken).sum(),
+        "count": _count(target_ids),
+        "entropy": entropy,
+        "log_p": taken.detach(),
+    }
 
 
 def _count(target_ids: Tensor) -> Tensor:

@@ -66,15 +66,20 @@ def next_pieces(
     return asked
 
 
-def mask_caption(tokens: int, probability: float, generator: np.random.Generator) -> np.ndarray:
+def mask_caption(tokens: int, probability: float, generator: np.random.Generator, at_most: int = 0) -> np.ndarray:
     """Choose caption tokens to mask: `tokens` counts [CLS] w1 .. wn [SEP].
 
     [CLS] is never masked; [SEP] may be, which is how the end is learned (Oscar). At least one.
+
+    Args:
+        at_most: upper bound on the number of masked tokens, 0 for none (Oscar has 3).
 
     Returns:
         bool [tokens].
     """
     chosen = np.zeros(tokens, dtype=bool)
     count = min(max(1, round(probability * tokens)), tokens - 1)
+    if at_most:
+        count = min(count, at_most)
     chosen[1 + generator.choice(tokens - 1, size=count, replace=False)] = True
     return chosen

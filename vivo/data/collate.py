@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from vivo.attention_mask import text_attention_mask
+from vivo.data.caption_text import CaptionText, dense_text, masked_text, text_keys
+from vivo.data.padding import lengths_mask, padded
 from vivo.data.text import TagPieces, encode_caption
 from vivo.data.types import Regions
 from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
@@ -102,6 +103,12 @@ class _Collator:
         text = [piece for name in names for piece in self.pieces(name)][: most - 1]
         return [(*text, self.tokenizer.sep_token_id)] if text else []
 
+    def _shown(self, names: Sequence[str], dropout: float, generator: np.random.Generator) -> list[tuple[int, ...]]:
+        """Pieces of the tags beside captions: some left out at random, in random order, cut to what fits."""
+        order = generator.permutation(len(names))
+        kept = generator.random(len(names)) >= dropout
+        return self._told([names[i] for i in order if kept[i]])
+
     def _among_competing(self, batch: Batch) -> Batch:
         """The batch with its targets as places in `competing`, which it carries along."""
         if self.competing is not None:
@@ -134,12 +141,12 @@ class _Collator:
             boxes[row, :count] = box_positions(region.boxes[:count], region.width, region.height)
             present[row, :count] = True
         batch: Batch = (
-            {} if words is None else {"tag_words": _padded([[p < offset for p in row] for row in places], False)}
+            {} if words is None else {"tag_words": padded([[p < offset for p in row] for row in places], False)}
         )
         return batch | {
-            "tag_ids": _padded(ids, self.tokenizer.pad_token_id),
-            "tag_positions": _padded(places, self.limits.tag_position_offset),
-            "tag_mask": _lengths_mask(ids),
+            "tag_ids": padded(ids, self.tokenizer.pad_token_id),
+            "tag_positions": padded(places, self.limits.tag_position_offset),
+            "tag_mask": lengths_mask(ids),
             "region_features": torch.from_numpy(features),
             "region_positions": torch.from_numpy(boxes),
             "region_mask": torch.from_numpy(present),
@@ -258,7 +265,12 @@ class ContextCollator(_Collator):
 
 
 class CaptionCollator(_Collator):
-    """Fine-tuning batches from (epoch, image id, tags, captions, regions)."""
+    """Fine-tuning batches from (epoch, image id, tags, captions, regions).
+
+    Args:
+        supervision: "masked" or "dense", as `masked_text` and `dense_text` make them.
+        probability, at_most: of the tokens that "masked" hides; see `mask_caption`.
+    """
 
     def __init__(
         self,
@@ -270,18 +282,17 @@ class CaptionCollator(_Collator):
         captions_per_picture: int,
         tag_dropout: float,
         competing: Tensor | None = None,
+        at_most: int = 0,
     ):
         super().__init__(tokenizer, limits, seed, competing)
-        self.supervision, self.probability = supervision, probability
+        self.supervision, self.probability, self.at_most = supervision, probability, at_most
         self.captions_per_picture, self.tag_dropout = captions_per_picture, tag_dropout
 
     def __call__(self, examples: Sequence[tuple[int, str, list[str], list[str], Regions]]) -> Batch:
         tags, texts = [], []
         for epoch, image_id, names, captions, _ in examples:
             generator = example_generator(self.seed, epoch, image_id, "captions")
-            order = generator.permutation(len(names))
-            kept = generator.random(len(names)) >= self.tag_dropout
-            tags.append(self._told([names[i] for i in order if kept[i]]))
+            tags.append(self._shown(names, self.tag_dropout, generator))
             # consecutive epochs walk through the captions of a picture, in an order of its own
             walk = example_generator(self.seed, 0, image_id, "caption order").permutation(len(captions))
             first = epoch * self.captions_per_picture
@@ -289,79 +300,53 @@ class CaptionCollator(_Collator):
             texts.append([encode_caption(self.tokenizer, c, self.limits.max_caption_tokens) for c in chosen])
             texts[-1] = [self._supervised(tokens, generator) for tokens in texts[-1]]
         batch = self._context(tags, [regions for *_, regions in examples])
-        batch |= self._text(texts)
+        batch |= text_keys(texts, self.tokenizer.pad_token_id)
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
         return self._among_competing(batch)
 
-    def _supervised(self, tokens: list[int], generator: np.random.Generator) -> "_Text":
-        """One caption [CLS] .. [SEP] as text elements and targets.
-
-        "masked": the caption with some tokens replaced by [MASK], which are the targets (the paper).
-        "dense": the true tokens without [SEP], and behind them one [MASK] query for each place
-        1 .. n + 1, so that every token is a target in every pass; at inference both are the same.
-        """
+    def _supervised(self, tokens: list[int], generator: np.random.Generator) -> CaptionText:
+        """One caption [CLS] .. [SEP]: some tokens hidden (the paper), or all asked for in one pass; at inference both
+        are the same."""
         mask = self.tokenizer.mask_token_id
         if self.supervision == "masked":
-            hidden = mask_caption(len(tokens), self.probability, generator)
-            ids = [mask if h else t for t, h in zip(tokens, hidden, strict=True)]
-            where = np.flatnonzero(hidden).tolist()
-            return _Text(ids, list(range(len(ids))), [False] * len(ids), where, [tokens[i] for i in where])
-        known = len(tokens) - 1
-        return _Text(
-            tokens[:-1] + [mask] * known,
-            list(range(known)) + list(range(1, known + 1)),
-            [False] * known + [True] * known,
-            list(range(known, 2 * known)),
-            tokens[1:],
-        )
-
-    def _text(self, texts: list[list["_Text"]]) -> Batch:
-        """Text keys of a batch: the captions of one picture stand behind one another in its row."""
-        ids = [[i for text in row for i in text.ids] for row in texts]
-        positions = _padded([[p for text in row for p in text.positions] for row in texts], 0)
-        query = _padded([[q for text in row for q in text.query] for row in texts], False)
-        group = _padded([[g for g, text in enumerate(row) for _ in text.ids] for row in texts], -1)
-        length = positions.shape[1]
-        index, targets = [], []
-        for row, captions in enumerate(texts):
-            place = row * length
-            for text in captions:
-                index.extend(place + i for i in text.where)
-                targets.extend(text.targets)
-                place += len(text.ids)
-        real = _lengths_mask(ids)
-        return {
-            "text_ids": _padded(ids, self.tokenizer.pad_token_id),
-            "text_positions": positions,
-            "text_places": real.flatten().nonzero()[:, 0],
-            "text_mask": text_attention_mask(positions, real, group, query),
-            "target_index": torch.tensor(index, dtype=torch.int64),
-            "target_ids": torch.tensor(targets, dtype=torch.int64),
-        }
+            hidden = mask_caption(len(tokens), self.probability, generator, self.at_most)
+            return masked_text(tokens, hidden, mask)
+        return dense_text(tokens, mask)
 
 
-@dataclass
-class _Text:
-    """One caption as text elements: ids, positions, query flags; which elements are supervised, by what."""
+class SampleCollator(_Collator):
+    """Pictures whose captions are to be sampled, from (epoch, image id, tags, captions, regions).
 
-    ids: list[int]
-    positions: list[int]
-    query: list[bool]
-    where: list[int]
-    targets: list[int]
+    The tag and region keys of a CaptionBatch, `image_ids`, and
 
+        draws float64 [B, samples, tokens]      even random numbers in [0, 1), one for each token to be sampled
 
-def _padded(rows: list[list], fill: int | bool) -> Tensor:
-    """Rows of unequal length -> [B, longest]; no column at all where every row is empty."""
-    longest = max(map(len, rows), default=0)
-    dtype = torch.bool if isinstance(fill, bool) else torch.int64
-    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], dtype=dtype).view(len(rows), longest)
+    drawn from (seed, epoch, image id): a picture's samples are the same on any number of processes and after a resume.
+    """
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        limits: Limits,
+        seed: int,
+        samples: int,
+        tokens: int,
+        tag_dropout: float,
+    ):
+        super().__init__(tokenizer, limits, seed)
+        self.samples, self.tokens, self.tag_dropout = samples, tokens, tag_dropout
 
-def _lengths_mask(rows: list[list]) -> Tensor:
-    """bool [B, longest], True where a row has an element."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return torch.arange(int(lengths.max()) if rows else 0)[None, :] < lengths[:, None]
+    def __call__(self, examples: Sequence[tuple[int, str, list[str], list[str], Regions]]) -> Batch:
+        tags, draws = [], []
+        for epoch, image_id, names, *_ in examples:
+            shown = example_generator(self.seed, epoch, image_id, "captions")
+            tags.append(self._shown(names, self.tag_dropout, shown))
+            generator = example_generator(self.seed, epoch, image_id, "samples")
+            draws.append(generator.random((self.samples, self.tokens)))
+        batch = self._context(tags, [regions for *_, regions in examples])
+        batch["draws"] = torch.from_numpy(np.stack(draws))
+        batch["image_ids"] = [image_id for _, image_id, *_ in examples]
+        return batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

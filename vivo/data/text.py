@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from vivo.data.detokenise import detokenise
 from vivo.errors import UserError
 
 _WORDS = re.compile(r"\w+")
@@ -110,11 +111,11 @@ def encode_caption(tokenizer: PreTrainedTokenizerFast, caption: str, most: int) 
 def decode_caption(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     """Word pieces to a caption: ids up to the first [SEP], special tokens dropped, '##' joined.
 
-    Punctuation is attached as English writes it ("t - shirt" -> "t-shirt", "man ' s" -> "man's").
+    The one way back to text, for validation, evaluation and rewards. Punctuation is attached as English writes it
+    ("t - shirt" -> "t-shirt", "man ' s" -> "man's"; vivo/data/detokenise.py).
     """
     if tokenizer.sep_token_id in ids:
         ids = list(ids)[: list(ids).index(tokenizer.sep_token_id)]
-    text = tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
-    for mark in (".", ",", "!", "?", ":", ";"):
-        text = text.replace(f" {mark}", mark)
-    return text.replace(" - ", "-").replace(" ' ", "'").strip()
+    # the tokenizer's own way back also rewrites: "do not" becomes "don't"
+    pieces = tokenizer.convert_ids_to_tokens(list(ids), skip_special_tokens=True)
+    return detokenise(" ".join(pieces).replace(" ##", ""))

@@ -10,14 +10,16 @@ reference's, times exp(-(difference in length)^2 / (2 sigma^2)). Mean over n and
 Lengths are counted in bigrams, as pycocoevalcap does.
 """
 
+import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
-from scipy import sparse
 
 from vivo.errors import UserError
 from vivo.files import atomic_write_json
@@ -31,10 +33,14 @@ Tokens = Sequence[str]
 
 @dataclass
 class DocumentFrequencies:
-    """How many of `pictures` pictures have each n-gram (tokens joined by spaces) in their references."""
+    """How many of `pictures` pictures have each n-gram (tokens joined by spaces) in their references.
+
+    `corpus` is the SHA-256 of the captions that were counted (`vivo.metrics.document_frequencies`), "" where unknown.
+    """
 
     pictures: int
     counts: dict[str, int]
+    corpus: str = ""
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Tokens]]) -> "DocumentFrequencies":
@@ -45,33 +51,57 @@ class DocumentFrequencies:
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON. N-grams of one picture are left out: they weigh the same as unseen ones."""
-        atomic_write_json(path, {"pictures": self.pictures, "counts": {k: n for k, n in self.counts.items() if n > 1}})
+        """Write as JSON with a SHA-256. N-grams of one picture are left out, without loss: they weigh the same as
+        unseen ones."""
+        content = {
+            "pictures": self.pictures,
+            "corpus": self.corpus,
+            "counts": {k: n for k, n in self.counts.items() if n > 1},
+        }
+        atomic_write_json(path, {"sha256": _sha256(content), **content})
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file cannot be read or is of another kind.
+            UserError: the file cannot be read, is of another kind, or is not as it was written.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(int(content["pictures"]), {str(ngram): int(n) for ngram, n in content["counts"].items()})
+            written = content.pop("sha256", None)  # older tables have none
+            if written is not None and written != _sha256(content):
+                raise ValueError("its SHA-256 is another one")
+            counts = {str(ngram): int(n) for ngram, n in content["counts"].items()}
+            return cls(int(content["pictures"]), counts, str(content.get("corpus", "")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a table of document frequencies ({error!r}); write it anew") from error
 
     def idf(self, ngram: str) -> float:
         """log(pictures) - log(max(1, pictures that have the n-gram))."""
-        return float(np.log(float(self.pictures)) - np.log(max(1.0, self.counts.get(ngram, 0))))
+        return math.log(self.pictures) - math.log(max(1, self.counts.get(ngram, 0)))
+
+
+def _sha256(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class _Cells:
+    """The tf-idf vectors of some captions, one order: the entries of caption i are first[i] .. first[i + 1] - 1, by
+    rising number of the n-gram; those of n-grams that no reference has are left out (norm [captions] has them)."""
+
+    first: np.ndarray
+    ngram: np.ndarray
+    value: np.ndarray
+    norm: np.ndarray
 
 
 @dataclass
 class _Vectors:
-    """Captions as tf-idf vectors: one sparse matrix [captions, known n-grams] and norms [captions] per order."""
+    """Captions as tf-idf vectors, one `_Cells` per order."""
 
-    matrices: list[sparse.csr_array]
-    norms: list[np.ndarray]
+    cells: list[_Cells]
     lengths: np.ndarray  # in bigrams
 
 
@@ -94,18 +124,28 @@ class CiderD:
     Args:
         references: [picture][reference][token]; at least one reference a picture.
         frequencies: a stored table; None takes document frequencies from `references`.
+        same_corpus: the table was counted over these very references, so that an n-gram which none of them has
+            needs no look-up.
 
     Raises:
         UserError: one picture (or none) and no stored table: all idf would be log 1 = 0, every score 0.
     """
 
-    def __init__(self, references: Sequence[Sequence[Tokens]], frequencies: DocumentFrequencies | None = None) -> None:
+    def __init__(
+        self,
+        references: Sequence[Sequence[Tokens]],
+        frequencies: DocumentFrequencies | None = None,
+        same_corpus: bool = False,
+    ) -> None:
         if frequencies is None and len(references) < 2:
             raise UserError(
                 f"CIDEr of {len(references)} picture(s) is 0 by definition (document frequencies need a split); "
                 "score more pictures or give stored frequencies"
             )
         self._frequencies = frequencies
+        self._unseen: float | None = None  # idf of n-grams that no reference has; None: the table says
+        if frequencies is None or same_corpus:
+            self._unseen = math.log(len(references))
         self._vocabulary: dict[str, int] = {}
         self._pairs: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * ORDERS  # sorted; orders 2.. only
         self._idf: list[np.ndarray] = [np.empty(0)] * ORDERS
@@ -141,22 +181,25 @@ class CiderD:
         delta = candidates.lengths[candidate] - self._references.lengths[reference]
         total = np.zeros(len(candidate))
         for order in range(ORDERS):
-            ours = candidates.matrices[order][candidate]
-            theirs = self._references.matrices[order][reference]
-            overlap = ours.minimum(theirs).multiply(theirs).sum(axis=1)
-            norms = candidates.norms[order][candidate] * self._references.norms[order][reference]
+            ours, theirs = candidates.cells[order], self._references.cells[order]
+            overlap = _overlaps(ours, theirs, candidate, reference, len(self._idf[order]))
+            norms = ours.norm[candidate] * theirs.norm[reference]
             total += np.divide(overlap, norms, out=np.zeros_like(norms), where=norms > 0)
         total *= np.exp(-(delta**2) / (2 * SIGMA**2))
         return 10.0 / ORDERS * np.bincount(candidate, total, minlength=len(captions)) / counts
 
     def _number(self, captions: Sequence[list[str]], learn: bool) -> list[_Occurrences]:
         """Find and number the n-grams of all orders; what `learn` has not seen gets numbers after the known ones."""
-        vocabulary = self._vocabulary if learn else dict(self._vocabulary)
-        tokens = np.array([vocabulary.setdefault(w, len(vocabulary)) for c in captions for w in c], dtype=np.int64)
+        flat = list(chain.from_iterable(captions))
+        vocabulary = self._vocabulary if learn else {}
+        known = 0 if learn else len(self._vocabulary)
+        tokens = np.fromiter(map(self._vocabulary.get, flat, repeat(-1)), dtype=np.int64, count=len(flat))
+        for place in np.flatnonzero(tokens < 0).tolist():
+            tokens[place] = known + vocabulary.setdefault(flat[place], len(vocabulary))
         lengths = np.array([len(c) for c in captions], dtype=np.int64)
         caption = np.repeat(np.arange(len(captions)), lengths)
         place = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        found = [_Occurrences(caption, place, tokens, len(vocabulary))]
+        found = [_Occurrences(caption, place, tokens, known + len(vocabulary))]
         at, ngram = np.arange(len(tokens)), tokens  # where the (n-1)-grams begin in the flat list, and their numbers
         for order in range(1, ORDERS):
             longer = place[at] + order < lengths[caption[at]]
@@ -171,25 +214,28 @@ class CiderD:
         return found
 
     def _vectors(self, captions: Sequence[list[str]], occurrences: list[_Occurrences]) -> _Vectors:
-        matrices, norms = [], []
+        cells = []
         for order, found in enumerate(occurrences):
             known = len(self._idf[order])
-            idf = np.concatenate([self._idf[order], self._unknown_idf(order, captions, found)])
-            cells, counts = np.unique(found.caption * found.distinct + found.ngram, return_counts=True)
-            row, column = np.divmod(cells, max(1, found.distinct))
-            value = counts * idf[column]
-            norms.append(np.sqrt(np.bincount(row, value**2, minlength=len(captions))))
-            kept = column < known  # what no reference has overlaps with none, and counts in the norm alone
-            cells_of = (value[kept], (row[kept], column[kept]))
-            matrices.append(sparse.csr_array(cells_of, shape=(len(captions), known)))
+            if found.distinct > known:
+                idf = np.concatenate([self._idf[order], self._unseen_idf(order, captions, found)])
+            else:
+                idf = self._idf[order]
+            where, counts = np.unique(found.caption * found.distinct + found.ngram, return_counts=True)
+            row, ngram = np.divmod(where, max(1, found.distinct))
+            value = counts * idf[ngram]
+            norm = np.sqrt(np.bincount(row, value**2, minlength=len(captions)))
+            kept = ngram < known  # what no reference has overlaps with none, and counts in the norm alone
+            first = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=len(captions)))])
+            cells.append(_Cells(first, ngram[kept], value[kept], norm))
         lengths = np.array([max(0, len(words) - 1) for words in captions], dtype=np.float64)
-        return _Vectors(matrices, norms, lengths)
+        return _Vectors(cells, lengths)
 
-    def _unknown_idf(self, order: int, captions: Sequence[list[str]], found: _Occurrences) -> np.ndarray:
+    def _unseen_idf(self, order: int, captions: Sequence[list[str]], found: _Occurrences) -> np.ndarray:
         """idf of the n-grams that no reference has, by number."""
         known = len(self._idf[order])
-        if self._frequencies is None:
-            return np.full(found.distinct - known, np.log(float(len(self._first) - 1)))
+        if self._unseen is not None:
+            return np.full(found.distinct - known, self._unseen)
         return self._stored_idf(order, captions, found, known)
 
     def _stored_idf(self, order: int, captions: Sequence[list[str]], found: _Occurrences, known: int) -> np.ndarray:
@@ -217,6 +263,23 @@ def cider_d(
     tokenised = [[next(flat) for _ in texts] for texts in references.values()]
     scores = CiderD(tokenised, frequencies).score(ptb_tokenize_all([captions[image_id] for image_id in references]))
     return dict(zip(references, scores.tolist(), strict=True))
+
+
+def _overlaps(ours: _Cells, theirs: _Cells, candidate: np.ndarray, reference: np.ndarray, known: int) -> np.ndarray:
+    """Of each pair of candidate and reference ([pairs] each): sum over n-grams of min(ours, theirs) * theirs."""
+    first = theirs.first[reference]
+    counts = theirs.first[reference + 1] - first
+    pair = np.repeat(np.arange(len(reference)), counts)
+    cell = np.arange(len(pair)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    # both lists of keys are of (candidate, n-gram); ours rises
+    row = np.repeat(np.arange(len(ours.first) - 1), np.diff(ours.first))
+    have, wanted = row * known + ours.ngram, candidate[pair] * known + theirs.ngram[cell]
+    if not len(have):
+        return np.zeros(len(reference))
+    at = np.minimum(np.searchsorted(have, wanted), len(have) - 1)
+    met = np.flatnonzero(have[at] == wanted)
+    value = theirs.value[cell[met]]
+    return np.bincount(pair[met], np.minimum(ours.value[at[met]], value) * value, minlength=len(reference))
 
 
 def _ranks(known: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int]:

@@ -1,4 +1,4 @@
-"""`out`/best: the model of the best validation so far, and best.json, which says which one that is."""
+"""`out`/best: the model of the best validation so far, best.json, which says which that is, and the rule to stop."""
 
 import json
 import math
@@ -8,8 +8,6 @@ from typing import Any
 
 from vivo.errors import UserError
 from vivo.files import atomic_folder
-
-FILE = "best.json"
 
 
 def lower_is_better(metric: str) -> bool:
@@ -22,18 +20,23 @@ class Best:
 
     Args:
         folder: `out`/best. metric: "" keeps none.
-        start: updates done before. What a folder says of later ones is of another run, or of updates that are done
-            again.
+        stop_after: validations in a row without a new best after which the run is over; 0: never.
+        state: as the checkpoint of this run has it that the run goes on from. None without one: what the folder holds
+            is then of another run.
     """
 
-    def __init__(self, folder: Path, metric: str, start: int) -> None:
-        self.folder, self.metric = folder, metric
+    def __init__(self, folder: Path, metric: str, stop_after: int = 0, state: dict[str, Any] | None = None) -> None:
+        self.folder, self.metric, self.stop_after = folder, metric, stop_after
         self._sign = -1.0 if lower_is_better(metric) else 1.0
-        known = _read(folder / FILE) if metric and start else {}
-        earlier = metric in known and known.get("step", math.inf) <= start
-        self._value = self._sign * float(known[metric]) if earlier else -math.inf
+        state = state if state and state["metric"] == metric else {}
+        self._value: float | None = state.get("value")
+        self._step, self._without = state.get("step"), state.get("without", 0)
 
-    def take(self, record: dict[str, Any]) -> bool:
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: the best value, the updates done then, and how many validations came after it."""
+        return {"metric": self.metric, "value": self._value, "step": self._step, "without": self._without}
+
+    def take(self, done: int, record: dict[str, Any]) -> bool:
         """Whether this validation is the best so far; remembered if so.
 
         Raises:
@@ -45,22 +48,25 @@ class Best:
         if not isinstance(value, int | float):
             numbers = ", ".join(name for name, value in record.items() if isinstance(value, int | float))
             raise UserError(f"tracking.best: a validation has no number {self.metric}, but {numbers}")
-        better = self._sign * value > self._value
-        self._value = max(self._value, self._sign * value)
+        before = -math.inf if self._value is None else self._sign * self._value
+        better = self._sign * value > before
+        if better:
+            self._value, self._step = value, done
+        self._without = 0 if better else self._without + 1
         return better
+
+    def over(self) -> str:
+        """Why the run is to end, if it is."""
+        if not self.stop_after or self._without < self.stop_after:
+            return ""
+        risen = "fallen below" if lower_is_better(self.metric) else "risen above"
+        return (
+            f"{self.metric} has not {risen} {self._value:.4g}, that of update {self._step}, in {self._without} "
+            f"validations (tracking.stop_after); the best model is in {self.folder}"
+        )
 
     def keep(self, done: int, write: Callable[[Path], None]) -> None:
         """Replace what is kept (by one process)."""
         with atomic_folder(self.folder) as temporary:
             write(temporary)
-            (temporary / FILE).write_text(json.dumps({"step": done, self.metric: self._sign * self._value}))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What the file says; nothing where it is missing or damaged, so that the next validation replaces it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    good = isinstance(found, dict) and all(isinstance(value, int | float) for value in found.values())
-    return found if good else {}
+            (temporary / "best.json").write_text(json.dumps({"step": done, self.metric: self._value}))

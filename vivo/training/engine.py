@@ -128,16 +128,17 @@ def _run(
         atomic_write_json(out / "environment.json", environment())
         atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
     validate = validation(accelerator)
-    best = Best(out / "best", config.tracking.best, start)
-    # another run's checkpoint begins a W&B run of its own
-    run_id = begun.extra.get("wandb_id", "") if begun and begun.path.parent == folder else ""
+    # another run's checkpoint begins a W&B run of its own, and knows nothing of this run's best
+    own = begun.extra if begun and begun.path.parent == folder else {}
+    best = Best(out / "best", config.tracking.best, config.tracking.stop_after, own.get("best"))
+    run_id = own.get("wandb_id", "")
     resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
 
     def validated(model: PreTrainedModel, done: int) -> dict[str, Any]:
         with _averaged(averages):
             weights = gathered(model.state_dict()) if is_sharded(model) else None
             record = validate(whole_copy(model, weights) if weights else model, done)
-            if best.take(record) and main:
+            if best.take(done, record) and main:
                 try:
                     best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
                 except (OSError, UserError, SafetensorError) as error:
@@ -145,7 +146,7 @@ def _run(
         return record
 
     def save(done: int) -> None:
-        extra = {"wandb_id": tracker.run_id}
+        extra = {"wandb_id": tracker.run_id, "best": best.state()}
         if accelerator.scaler is not None:
             extra["scaler"] = accelerator.scaler.state_dict()
         keep = config.tracking.keep
@@ -172,10 +173,12 @@ def _run(
                 optimizer,
                 averages,
                 micro_batches(data, sampler, task.collator, config.data.workers),
+                task.prepare,
                 sampler.micro_batches,
                 task.loss,
                 validated if validate else None,
                 _validation_is_missing(out, schedule, start, accelerator),
+                best.over,
                 save,
                 tracker,
                 interruption,

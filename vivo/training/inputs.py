@@ -28,6 +28,7 @@ def data_facts(config: TrainConfig) -> dict[str, dict[str, Any]]:
         "validation_regions": data.validation_regions,
         "validation_references": data.validation_references,
         "tag_file": data.tag_file,
+        "frequencies": config.scst.frequencies,
         "tag_vocabulary": data.vocabulary,
         "model_vocabulary": config.model.vocabulary,
         "tagger": data.tagger,

@@ -42,10 +42,12 @@ class Training:
         start: updates done before.
         model, optimizer: prepared by `accelerator`.
         batches: this process's micro-batches, `micro_batches` of them an update.
+        prepare: what a task still adds to a batch (vivo/training/tasks.py), with the unwrapped model and the step.
         loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}, the same
             names on every process. The log has them as `vivo.training.means` says.
         validate: called on all processes with the unwrapped model when `schedule` says so.
         validate_first: the run was stopped before the validation that was due after `start` updates.
+        over: why the run is to end before its last update, "" while it is not; the same on all processes.
         save: called on all processes with the number of updates done, to write a checkpoint.
     """
 
@@ -57,10 +59,12 @@ class Training:
     optimizer: torch.optim.Optimizer
     averages: Averages | None
     batches: Iterator[Batch]
+    prepare: Callable[[PreTrainedModel, Batch, int], Batch]
     micro_batches: int
     loss_of: Loss
     validate: Validate | None
     validate_first: bool
+    over: Callable[[], str]
     save: Callable[[int], None]
     tracker: Tracker
     interruption: Interruption
@@ -76,21 +80,27 @@ def train(run: Training) -> None:
     """
     accelerator, schedule, optim = run.accelerator, run.schedule, run.config.optim
     trained = [p for p in run.model.parameters() if p.requires_grad]
-    meter = Meter(accelerator.unwrap_model(run.model), accelerator)
+    plain = accelerator.unwrap_model(run.model)
+    meter = Meter(plain, accelerator)
     run.model.train()
-    if run.validate_first:
+    if run.validate_first or (run.start == 0 and run.config.tracking.validate_start):
         validate(run, run.start)
     left_out = 0  # updates in a row
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
     for step in range(run.start, schedule.steps):
+        if reason := run.over():
+            run.tracker.say(f"{reason}; ended after update {step} of {schedule.steps}")
+            return
         for group in run.optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
         seed_step(run.config.seed, step, accelerator.process_index)
-        update = [to_device(meter.saw(next(run.batches)), accelerator.device) for _ in range(run.micro_batches)]
+        with accelerator.autocast():
+            prepared = [run.prepare(plain, next(run.batches), step) for _ in range(run.micro_batches)]
+        update = [to_device(meter.saw(batch), accelerator.device) for batch in prepared]
         parts = accumulate(accelerator, run.model, run.loss_of, update)
         if step == run.start:
-            check_all_have_gradients(accelerator.unwrap_model(run.model))
+            check_all_have_gradients(plain)
         norm = accelerator.clip_grad_norm_(trained, optim.clip_norm or math.inf)
 
         names = sorted(parts)

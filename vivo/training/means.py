@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 
 def means(sums: Mapping[str, float], pictures: int) -> dict[str, float]:
-    """Each sum per supervised token, or per picture where its name ends in "_pictures".
+    """Each sum per supervised token, or per picture where its name ends in "_pictures" or "_per_picture".
 
     Args:
         sums: over some updates; "count" is the number of tokens. Where a run has two kinds of updates, "KIND/..." are
@@ -12,13 +12,13 @@ def means(sums: Mapping[str, float], pictures: int) -> dict[str, float]:
         pictures: of all these updates.
 
     Returns:
-        The means, without the counts they were divided by.
+        The means, without the counts they were divided by, and without "_per_picture".
     """
     found = {}
     for name, value in sums.items():
         kind, slash, what = name.rpartition("/")
         if what not in ("count", "pictures"):
-            per_picture = what.endswith("_pictures")
+            per_picture = what.endswith(("_pictures", "_per_picture"))
             unit = sums.get(f"{kind}/pictures", pictures) if per_picture else sums[f"{kind}{slash}count"]
-            found[name] = value / max(1.0, unit)
+            found[name.removesuffix("_per_picture")] = value / max(1.0, unit)
     return found

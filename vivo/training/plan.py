@@ -64,6 +64,8 @@ class Plan:
         if kind == "tags":
             return 0
         most, data, masking = self.config.model.max_caption_tokens, self.config.data, self.config.masking
+        if self.config.objective == "scst":
+            return self.config.scst.samples * 2 * self.config.scst.max_tokens
         return data.captions_per_picture * (2 * (most - 1) if masking.caption == "dense" else most)
 
     def targets(self, kind: str) -> int:
@@ -71,6 +73,8 @@ class Plan:
         model, masking, data = self.config.model, self.config.masking, self.config.data
         if kind == "tags":
             return max(1, round(masking.share_max * model.max_tag_tokens))
+        if self.config.objective == "scst":
+            return self.config.scst.samples * self.config.scst.max_tokens
         most = model.max_caption_tokens
         each = most - 1 if masking.caption == "dense" else max(1, round(masking.caption_probability * most))
         return data.captions_per_picture * each

@@ -1,9 +1,11 @@
-"""The two training programs, assembled: `pretrain` (tags, image-sentence pairs or both) and `finetune` (captions).
+"""The training programs, assembled: `pretrain` (tags, image-sentence pairs or both), `finetune` (captions), and
+`self_critical` (sampled captions by their reward).
 
-pretrain/train.py and finetune/train.py parse a configuration and call these.
+pretrain/train.py, finetune/train.py and finetune/train_scst.py parse a configuration and call these.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,17 @@ from vivo.training.replay import replay
 from vivo.training.runtime import seed_start
 from vivo.training.tables import TableWriter
 from vivo.training.tag_validation import TagValidation
-from vivo.training.tasks import both_tasks, caption_pictures, caption_task, loss_of, tag_pictures, tag_task
+from vivo.training.tasks import (
+    Task,
+    both_tasks,
+    caption_pictures,
+    caption_task,
+    loss_of,
+    scst_task,
+    tag_pictures,
+    tag_task,
+    tagger_of,
+)
 from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert, load_model
 
@@ -68,7 +80,25 @@ def pretrain(config: TrainConfig) -> Path:
 
 def finetune(config: TrainConfig) -> Path:
     """Caption fine-tuning on image-sentence pairs. Returns the folder of the trained model."""
-    tagger = config.data.tagger or config.init
+    return _train_captioner(config, caption_task)
+
+
+def self_critical(config: TrainConfig) -> Path:
+    """Self-critical training of a captioner. Returns the folder of the trained model.
+
+    Raises:
+        UserError: `init` is no captioner yet: its samples would have no reward to learn from.
+    """
+    path = Path(config.init) / "config.json"
+    stage = json.loads(path.read_text()).get("training_stage", "") if path.is_file() else ""
+    if stage != "captions":
+        raise UserError(f"init {config.init}: no fine-tuned captioner; give the model folder of finetune/train.py")
+    return _train_captioner(config, scst_task)
+
+
+def _train_captioner(config: TrainConfig, task_of: Callable[..., Task]) -> Path:
+    """Train on captioned pictures what `task_of` says."""
+    tagger = tagger_of(config)
     data = caption_pictures(config, config.data.examples, config.data.regions, config.data.tags, tagger)
     tokenizer, model = starting_model(config, VivoForCaptioning, data.store, "captions")
 
@@ -79,7 +109,7 @@ def finetune(config: TrainConfig) -> Path:
     def validation(accelerator: Accelerator) -> CaptionValidation | None:
         return CaptionValidation.of(config, tokenizer, accelerator)
 
-    task = caption_task(config, data, tokenizer, Limits.of(model.config))
+    task = task_of(config, data, tokenizer, Limits.of(model.config))
     return run_training(config, tokenizer, model, task, keep_tagger, validation)
 
 

@@ -12,6 +12,7 @@ class Schedule:
     """A run's durations as updates; 0 = only at the end (warm-up: none).
 
     `steps`: all updates. `lr`: the peak, reached after `warmup` updates; `shape`: its fall from there.
+    `drop_worst_from`: the first update (from 0) whose caption loss leaves out its worst tokens.
     """
 
     steps: int
@@ -21,6 +22,7 @@ class Schedule:
     log_every: int = 0
     validate_every: int = 0
     save_every: int = 0
+    drop_worst_from: int = 0
 
     @classmethod
     def of(cls, config: TrainConfig, examples: int) -> "Schedule":
@@ -39,6 +41,7 @@ class Schedule:
             updates(tracking.log_every),
             updates(tracking.validate_every),
             updates(tracking.save_every),
+            updates(config.loss.drop_worst_from),
         )
 
     def learning_rate(self, step: int) -> float:

@@ -3,6 +3,7 @@
     tags       masked tags of image-tag pairs (VIVO's pre-training, Hu et al. 2021, section 3.2)
     captions   masked caption tokens of image-sentence pairs: fine-tuning, and pre-training with objective "pairs"
     both       updates of the two kinds by turns (vivo/data/mixed.py)
+    scst       captions that the model samples, by their reward (vivo/training/self_critical.py)
 
 A caption reads tags and regions, which never see it, in pre-training as in fine-tuning: one mask for both stages, so
 what is learned there is what captioning asks for. (In Oscar's pre-training all parts see each other.)
@@ -11,15 +12,16 @@ what is learned there is what captioning asks for. (In Oscar's pre-training all 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vivo.config import TrainConfig
-from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
+from vivo.data.collate import Batch, CaptionCollator, Limits, SampleCollator, TagCollator
 from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
 from vivo.data.held_out import hold_out, without
@@ -29,8 +31,19 @@ from vivo.data.sampler import StepBatches
 from vivo.data.text import used_pieces
 from vivo.errors import UserError
 from vivo.losses import caption_loss, tag_set_loss
+from vivo.metrics.cider import DocumentFrequencies
+from vivo.metrics.reward import CaptionReward
 from vivo.self_tagging import open_tag_source
 from vivo.training.gradients import Loss
+from vivo.training.schedule import Schedule
+from vivo.training.self_critical import SelfCritical, scst_loss
+
+Prepare = Callable[[PreTrainedModel, Batch, int], Batch]
+
+
+def as_it_is(model: PreTrainedModel, batch: Batch, step: int) -> Batch:
+    """The batch as the collator made it."""
+    return batch
 
 
 @dataclass(frozen=True)
@@ -40,12 +53,14 @@ class Task:
     Attributes:
         data: pictures, read by (epoch, index). collator: makes a batch of them. loss: see `vivo.training.loop.train`.
         order: `StepBatches` or what takes its arguments.
+        prepare: what an update still adds to a batch of the collator, as a function of the model and the step.
     """
 
     data: Dataset
     collator: Any
     loss: Loss
     order: Callable[..., StepBatches] = StepBatches
+    prepare: Prepare = as_it_is
 
 
 def tag_pictures(config: TrainConfig) -> tuple[TagPictures, TagPictures | None]:
@@ -72,6 +87,12 @@ def caption_pictures(
         raise UserError(f"{examples}: data.validation_share holds out all of its pictures; give more pairs")
     source = open_tag_source(tags, store, [e.image_id for e in found], config.data.tag_file, tagger)
     return CaptionPictures(found, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only)
+
+
+def tagger_of(config: TrainConfig) -> str:
+    """Folder of the model that writes the tags of `data.tags: self`: the pre-trained one, which a captioner carries."""
+    carried = str(Path(config.init) / "tagger") if config.objective == "scst" else config.init
+    return config.data.tagger or carried
 
 
 def tag_task(config: TrainConfig, data: TagPictures, tokenizer: PreTrainedTokenizerFast, limits: Limits) -> Task:
@@ -106,20 +127,35 @@ def caption_task(
         config.data.captions_per_picture,
         config.data.tag_dropout,
         competing_pieces(config, tokenizer, (caption for e in data.examples for caption in e.captions)),
+        masking.caption_at_most,
     )
 
-    return Task(data, collator, caption_loss_of(config))
+    return Task(data, collator, caption_loss_of(config), prepare=drop_worst_of(config, len(data)))
+
+
+def scst_task(config: TrainConfig, data: CaptionPictures, tokenizer: PreTrainedTokenizerFast, limits: Limits) -> Task:
+    """Make sampled captions of high reward more likely."""
+    scst = config.scst
+    tokens = min(scst.max_tokens, limits.max_caption_tokens - 1)
+    collator = SampleCollator(tokenizer, limits, config.seed, scst.samples, tokens, config.data.tag_dropout)
+    table = DocumentFrequencies.load(scst.frequencies) if scst.frequencies else None
+    reward = CaptionReward((e.captions for e in data.examples), table, scst.frequencies)
+    prepare = SelfCritical(tokenizer, reward, data.image_ids, scst.baseline)
+    return Task(data, collator, scst_loss, prepare=prepare)
 
 
 def both_tasks(config: TrainConfig, tags: Task, pairs: Task) -> Task:
     """Updates of the two tasks by turns, `data.pairs_share` of them of pairs."""
     data = MixedPictures(tags.data, pairs.data)
+    prepare = drop_worst_of(config, len(data))
     order = partial(MixedBatches, tags=len(tags.data), share=config.data.pairs_share)
-    return Task(data, MixedCollator(tags.collator, pairs.collator), both_loss_of(config), order)
+    return Task(data, MixedCollator(tags.collator, pairs.collator), both_loss_of(config), order, prepare)
 
 
 def loss_of(config: TrainConfig) -> Loss:
     """The loss of the objective of `config`."""
+    if config.objective == "scst":
+        return scst_loss
     return {"tags": tag_loss_of, "both": both_loss_of}.get(config.objective, caption_loss_of)(config)
 
 
@@ -139,9 +175,27 @@ def caption_loss_of(config: TrainConfig) -> Loss:
     """The caption loss of `config`."""
 
     def loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing)
+        worst = float(batch.get("drop_worst", 0.0))
+        return caption_loss(output["logits"], batch["target_ids"], config.loss.label_smoothing, worst)
 
     return loss
+
+
+def drop_worst_of(config: TrainConfig, pictures: int) -> Prepare:
+    """Write into caption batches which share of their worst tokens the loss leaves out at this step, if any.
+
+    In the batch, so that a batch that was kept (vivo/training/nonfinite.py) has it too.
+    """
+    share, first = config.loss.drop_worst, Schedule.of(config, pictures).drop_worst_from
+    if not share:
+        return as_it_is
+
+    def prepare(model: PreTrainedModel, batch: Batch, step: int) -> Batch:
+        if step < first or "text_ids" not in batch:
+            return batch
+        return batch | {"drop_worst": torch.tensor(share, dtype=torch.float64)}
+
+    return prepare
 
 
 def both_loss_of(config: TrainConfig) -> Loss:

@@ -183,7 +183,8 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 def _cut_records(path: Path, start: int) -> None:
     """Drop what was recorded after the checkpoint that the run resumes from."""
-    kept = [record for record in read_records(path) if record["step"] <= start]
+    # without updates done nothing is kept: the run begins anew, its validation before the first update too
+    kept = [record for record in read_records(path) if 0 < start >= record["step"]]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
     temporary.rename(path)

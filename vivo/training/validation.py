@@ -23,6 +23,7 @@ from vivo.self_tagging import open_tag_source
 from vivo.training import tables
 from vivo.training.collapse import alarms, signs
 from vivo.training.tables import TableWriter
+from vivo.training.tasks import tagger_of
 
 SHOWN = 8
 # So many pictures are also captioned from another one's regions and tags.
@@ -54,13 +55,13 @@ class CaptionValidation:
         cls, config: TrainConfig, tokenizer: PreTrainedTokenizerFast, accelerator: Accelerator
     ) -> "CaptionValidation | None":
         """From `data.validation_*`; None where the run has no captions to validate."""
-        if config.objective != "captions" or not config.data.validation_references:
+        if config.objective not in ("captions", "scst") or not config.data.validation_references:
             return None
         data, store = config.data, RegionStore(config.data.validation_regions)
         examples = read_nocaps(data.validation_references)
         kind = data.tags if data.tags in ("none", "file", "self") else "detector"
         ids = [e.image_id for e in examples]
-        source = open_tag_source(kind, store, ids, data.tag_file, data.tagger or config.init)
+        source = open_tag_source(kind, store, ids, data.tag_file, tagger_of(config))
         files = {e.image_id: e.file_name for e in examples}
         table = TableWriter(Path(config.out), store, files, data.validation_pictures)
         return cls(store, examples, source, accelerator, tokenizer, DecodeConfig(), table)
