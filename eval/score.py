@@ -5,6 +5,9 @@
 References are a nocaps or COCO captions file. Writes {"in", "near", "out", "overall"} with CIDEr, ROUGE-L
 and BLEU times 100, and scores of every picture beside it (scores.pictures.json). With --classes
 classes.json also the F1 of named objects (0..1): in = base classes, out = novel ones, over all pictures.
+
+With --run R/finetune, the folder of the training whose model wrote the captions, the scores are kept with that run:
+as a record of its metrics.jsonl and, where it is tracked, in the summary of its W&B run (docs/tracking.md).
 """
 
 import argparse
@@ -20,6 +23,7 @@ from vivo.data.predictions import read_predictions
 from vivo.files import atomic_write_json, writable_folder
 from vivo.metrics.nocaps import METRICS, PARTITION_NOTE, PUBLIC_SIZES, Scores, score_predictions
 from vivo.program import exits_cleanly
+from vivo.training.scores import check_scored, record_scores
 
 
 @exits_cleanly
@@ -30,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--references", required=True, help="captions file in nocaps or COCO format")
     parser.add_argument("--out", required=True, help="JSON file to write")
     parser.add_argument("--classes", help="classes.json, for the F1 of named objects")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the training whose model wrote the captions")
     arguments = parser.parse_args(argv)
+    header = check_scored(arguments.run, Path(arguments.predictions)) if arguments.run else {}
     out = Path(arguments.out)
     writable_folder(out.parent)
     predictions = read_predictions(arguments.predictions)
@@ -40,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     atomic_write_json(out.with_name(f"{out.stem}.pictures.json"), per_picture(scores, predictions))
     atomic_write_json(out, scores.table | ({"per_class": scores.per_class} if scores.per_class else {}))
     print(f"written: {out}")
+    if arguments.run:
+        print(record_scores(arguments.run, header, arguments.references, scores.table))
 
 
 def per_picture(scores: Scores, predictions: Mapping[str, str]) -> dict[str, dict[str, object]]:

@@ -179,7 +179,7 @@ def test_values_out_of_range_name_the_command_line(minimal: Path, override: str,
         (["objective=both", "data.pairs=p", "data.pairs_tags=file"], "data.tag_file: is needed with data.pairs_tags"),
         (["objective=both", "data.pairs=p", "data.tags=none"], 'data.tags: objective "both" learns tags'),
         (["data.hints=file"], "data.tag_file: is needed"),
-        (["tracking.validate_every=5 steps"], "tracking.validate_every: needs data.validation_regions"),
+        (["tracking.validate_every=5 steps"], "tracking.validate_every: needs data.validation_share"),
     ],
 )
 def test_fields_are_checked_against_each_other(minimal: Path, overrides: list[str], words: str) -> None:

@@ -1,4 +1,4 @@
-"""Parts of the engine by hand and against one another: averages, recomputed layers, rules of resume, alarms."""
+"""Parts of the engine by hand and against one another: averages, recomputed layers, rules of resume."""
 
 import json
 import shutil
@@ -17,7 +17,6 @@ from vivo.losses import tag_set_loss
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
 from vivo.training.averages import Averages
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, open_checkpoint
-from vivo.training.collapse import alarms, repetition, signs
 from vivo.training.gradients import accumulate, check_all_have_gradients
 from vivo.training.runs import finetune, pretrain
 from vivo.training.tracking import read_records
@@ -121,20 +120,6 @@ def test_a_parameter_that_nothing_trains_is_named():
     accumulate(Accelerator(cpu=True), model, loss_of, [batch])
     with pytest.raises(UserError, match=r"no gradient for 2 parameters .* vivo.forgotten.weight, vivo.forgotten.bias"):
         check_all_have_gradients(model)
-
-
-def test_signs_of_collapse_by_hand():
-    assert repetition("a a a a") == pytest.approx(2 / 3) and repetition("a dog") == 0 == repetition("a") == repetition(
-        ""
-    )
-    fine = signs(["a dog in the grass", "a cat on a mat"], [True, True])
-    assert fine == {"distinct": 1.0, "words": 5.0, "ended": 1.0, "repetition": 0.0}
-    assert alarms(fine | {"CIDEr": 40.0, "CIDEr_shuffled": 8.0}) == []
-    bad = signs(["a a a"] * 20, [False] * 11 + [True] * 9) | {"CIDEr": 4.0, "CIDEr_shuffled": 3.0}
-    assert [text.split(" (")[0] for text in alarms(bad)] == [
-        "few distinct captions", "captions that do not end", "repetition", "the picture is not used",
-    ]  # fmt: skip
-    assert alarms(signs(["dog", "cat"], [True, True])) == ["short captions (1.0 words)"]
 
 
 SHORT = ("optim.duration=6steps", "optim.warmup=1step", "optim.batch_size=4", "tracking.save_every=2steps",

@@ -23,10 +23,12 @@ from vivo.training.dry_run import dry_run
 from vivo.training.estimate import checkpoint_bytes, describe, memory_of, parameters_of, picture_bytes
 from vivo.training.plan import plan_of
 from vivo.training.runs import finetune, pretrain
+from vivo.training.tracking import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN, FINETUNE = configs_dir() / "pretrain" / "vivo_base.yaml", configs_dir() / "finetune" / "vivo_base.yaml"
 SMALL = ["model.layers=3", "model.hidden_size=192", "model.heads=6", "model.intermediate_size=768"]
+PAIRS = ["data.pairs=nowhere.jsonl"]
 TOLERANCE = 0.15
 
 
@@ -53,6 +55,8 @@ def any_precision() -> Iterator[None]:
             False,
             ["optim.precision=bf16", "optim.batch_size=8", "masking.caption=dense", "data.captions_per_picture=2"],
         ),
+        ("pairs", False, ["optim.precision=fp32", *PAIRS]),
+        ("both", False, ["optim.precision=fp32", *PAIRS]),
     ],
 )
 def test_memory_of_real_updates(
@@ -66,9 +70,10 @@ def test_memory_of_real_updates(
     """The most bytes that tensors hold during two updates, within the stated tolerance; checkpoints to 1 %."""
     if fused:  # what a GPU does
         monkeypatch.setattr(modeling, "_attention_kernel", lambda x: nullcontext())
-    path, real = (PRETRAIN, pretrain) if stage == "tags" else (FINETUNE, finetune)
+    path, real = (FINETUNE, finetune) if stage == "captions" else (PRETRAIN, pretrain)
     write_pieces((f"piece{number}" for number in range(3000)), tmp_path / "vocabulary.txt")
     sizes = [*SMALL, "optim.batch_size=32", f"model.vocabulary={tmp_path / 'vocabulary.txt'}"]
+    sizes.append(f"objective={stage}")
     plan = plan_of(load_config(path, [*sizes, *overrides]))
     counted, saved = LiveBytes(), []
 
@@ -79,7 +84,12 @@ def test_memory_of_real_updates(
         return model
 
     found = dry_run(plan, train)
-    assert math.isfinite(found.loss) and found.pictures == plan.per_process and found.rate > 0
+    assert set(found.kinds) == ({"tags", "pairs"} if stage == "both" else {stage})
+    assert (
+        all(math.isfinite(kind.loss) for kind in found.kinds.values())
+        and found.pictures == plan.per_process
+        and found.rate > 0
+    )
     assert memory_of(plan, cpu=not fused).total == pytest.approx(counted.peak, rel=TOLERANCE)
     assert saved[0] == pytest.approx(4 * parameters_of(plan).all, rel=0.01)
 
@@ -121,6 +131,59 @@ def test_steps_hours_and_disk():
     # 163.84 million pictures at 64 x 1,000 a second
     full = describe(plan_of(load_config(PRETRAIN), 64), 1_700_000, 1000.0)
     assert any(line.startswith("hours           0.7 (46 GPU hours)") for line in full)
+
+
+def test_two_kinds_of_updates(tmp_path: Path):
+    """The larger kind is what memory must hold; the number of updates of each; pictures of both sets."""
+    changes = [*PAIRS, "optim.duration=1000steps", "optim.batch_size=8", "data.pairs_share=0.29"]
+
+    def estimated(objective: str, *more: str) -> int:
+        return memory_of(plan_of(load_config(PRETRAIN, [*changes, f"objective={objective}", *more]))).total
+
+    assert estimated("tags") < estimated("pairs") == estimated("both")
+    many_tags = ("model.max_tag_tokens=200", "masking.share_max=1", "model.max_caption_tokens=3")
+    assert estimated("pairs", *many_tags) < estimated("tags", *many_tags) == estimated("both", *many_tags)
+
+    for name, count in (("tags", 30), ("pairs", 12)):
+        (tmp_path / f"{name}.jsonl").write_text('{"image_id": "1"}\n' * count)
+    files = [f"data.examples={tmp_path / 'tags.jsonl'}", f"data.pairs={tmp_path / 'pairs.jsonl'}"]
+    plan = plan_of(load_config(PRETRAIN, [*changes, "objective=both", *files]))
+    lines = {line[:16].strip(): line[16:] for line in describe(plan, None, None)}
+    assert lines["steps"] == "1,000 updates (710 of tags, 290 of pairs), 8,000 pictures seen, 190.5 epochs"
+    assert lines["batch"].endswith("50 regions and 15 tag tokens, 40 of text in updates of pairs")
+    assert "for 42 pictures" in lines["region store"]
+    assert plan_of(load_config(PRETRAIN, [*changes, "objective=pairs", *files])).pictures(None) == 12
+    assert plan_of(load_config(PRETRAIN, [*changes, "objective=both", files[0]])).pictures(None) is None
+
+
+def test_pairs_with_regions_of_their_own_have_the_features_of_those():
+    stores = ["data.regions=", "data.pairs_regions=nowhere"]
+    notes = plan_of(load_config(PRETRAIN, [*PAIRS, *stores, "objective=pairs"])).notes
+    assert "data.pairs_regions nowhere is not there: 2,048 numbers a region, as in the paper" in notes
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_updates_of_both_kinds(any_precision: None):
+    """Two updates of each kind by turns, put together in the run's own share."""
+    changes = [*SMALL, *PAIRS, "objective=both", "optim.batch_size=8", "data.pairs_share=0.25", "data.hints=detector"]
+    plan = plan_of(load_config(PRETRAIN, [*changes, "data.pairs_tags=labels"]))
+    records = []
+
+    def train(config: TrainConfig) -> Path:
+        model = pretrain(config)
+        records.extend(read_records(Path(config.out) / "metrics.jsonl"))
+        return model
+
+    found = dry_run(plan, train)
+    assert ["pairs" if "pairs/loss" in r else "tags" for r in records] == ["tags", "pairs", "tags", "pairs"]
+    seconds = [8 / r["pictures_per_second"] for r in records]
+    tags, pairs = found.kinds["tags"], found.kinds["pairs"]
+    assert [tags.first_seconds, pairs.first_seconds, tags.seconds, pairs.seconds] == pytest.approx(seconds)
+    assert (tags.loss, pairs.loss) == (records[2]["tags/loss"], records[3]["pairs/loss"])
+    assert found.rate == pytest.approx(8 / (0.75 * seconds[2] + 0.25 * seconds[3]))
+    lines = {line[:16].strip(): line[16:] for line in dry_runs.describe(plan, found)}
+    assert lines["loss of pairs"] == f"{pairs.loss:.3f}" and lines["time of tags"].startswith(f"{tags.seconds:.2f} s")
+    assert lines["time"] == f"{found.seconds:.2f} s an update of 75% tags and 25% pairs: {found.rate:.1f} pictures/s"
 
 
 @pytest.mark.slow
@@ -196,8 +259,4 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "--gpus, --rate and --pictures are for --estimate" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="start it without a launcher"):
-        dry_run(plan_of(load_config(PRETRAIN)), pretrain)
-    monkeypatch.delenv("WORLD_SIZE")
-    monkeypatch.setattr(dry_runs, "OBJECTIVES", ("captions",))
-    with pytest.raises(UserError, match="no made-up data for objective tags"):
         dry_run(plan_of(load_config(PRETRAIN)), pretrain)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,6 +20,23 @@ def scaling(monkeypatch: pytest.MonkeyPatch):
 def test_the_page_has_the_tables_of_the_program(scaling):
     page = scaling.PAGE.read_text()
     assert scaling.written(page, scaling.tables(json.loads(scaling.CONSTANTS.read_text()))) == page
+
+
+def test_the_picture_is_that_of_the_program(scaling):
+    """Linked by the page, drawn from its constants; bars by hand: half of the need, a fourth of the longest step."""
+    assert f"]({scaling.CHART.name})" in scaling.PAGE.read_text() and scaling.CHART.stat().st_size < 200_000
+    assert scaling.drawn(json.loads(scaling.CONSTANTS.read_text())) == scaling.CHART.read_text()
+
+    steps = {"label": "8 GPUs\nbatch 1", "compute": 4e-3, "reduce": 1e-3, "data": 2e-3}
+    root = ElementTree.fromstring(scaling.chart([("disk", 500.0), ("cores", 2000.0)], 1000.0, [steps]))
+    bars = {r.get("class"): r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("class")}
+    width = {name: float(bar.get("width", 0)) for name, bar in bars.items()}
+    left = {name: float(bar.get("x", 0)) for name, bar in bars.items()}
+    assert width["below"] == pytest.approx(width["above"], abs=0.2)  # a factor of two to either side
+    assert left["below"] + width["below"] == pytest.approx(left["above"], abs=0.2)  # meeting at the need
+    assert width["matmul"] == pytest.approx(4 * width["reduce"], abs=0.3) == pytest.approx(2 * width["data"], abs=0.3)
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"disk", "500 (0.50x)", "2,000 (2.00x)", "needed: 1,000", "4.0", "8 GPUs", "batch 1"} <= set(texts)
 
 
 def test_a_row_by_hand(scaling):

@@ -11,12 +11,14 @@ from wandb_records import stretches
 
 from vivo.cli import main
 from vivo.config import load_config
-from vivo.data.examples import read_tag_examples
+from vivo.data.examples import read_tag_examples, write_caption_examples
 from vivo.data.held_out import hold_out
 from vivo.data.region_format import sha256_of
+from vivo.data.region_tools import subset_store
 from vivo.data.regions import RegionStore, RegionStoreWriter
-from vivo.data.types import Regions, TagExample
+from vivo.data.types import CaptionExample, Regions, TagExample
 from vivo.errors import UserError
+from vivo.training.checkpoint import newest_checkpoint
 from vivo.training.runs import finetune, pretrain
 from vivo.training.tables import TableWriter, cut_tables, draw_boxes, list_tables, read_table, table_path
 from vivo.training.tracking import read_records
@@ -83,10 +85,20 @@ def test_validation_wants_something_to_validate(tmp_path: Path):
     base = ["init=random", "data.regions=r", "data.examples=e", "optim.duration=1step"]
     (tmp_path / "c.yaml").write_text("seed: 0\n")
     load_config(tmp_path / "c.yaml", [*base, "tracking.validate_every=1step", "data.validation_share=0.1"])
-    with pytest.raises(UserError, match='or with objective "tags" data.validation_share'):
-        load_config(tmp_path / "c.yaml", [*base, "tracking.validate_every=1step"])
+    captions, pairs = "objective=captions", ["data.pairs=p", "objective=pairs"]
+    for changes, message in (
+        ([], 'needs data.validation_share with objective "tags"'),
+        (["data.validation_regions=r"], "needs data.validation_share"),  # would be read by nobody
+        (["objective=both", "data.pairs=p"], 'needs data.validation_share with objective "both"'),
+        ([captions, "data.validation_regions=r"], "needs data.validation_regions and data.validation_references"),
+        (pairs, 'objective "pairs" has no validation; leave it out'),
+    ):
+        with pytest.raises(UserError, match=f"tracking.validate_every: .*{message}"):
+            load_config(tmp_path / "c.yaml", [*base, "tracking.validate_every=1step", *changes])
+    with pytest.raises(UserError, match='"tags" and "both"; leave it out'):
+        load_config(tmp_path / "c.yaml", [*base, *pairs, "data.validation_share=0.1"])
     with pytest.raises(UserError, match="give data.validation_references"):
-        load_config(tmp_path / "c.yaml", [*base, "objective=captions", "data.validation_share=0.1"])
+        load_config(tmp_path / "c.yaml", [*base, captions, "data.validation_share=0.1"])
 
 
 @pytest.mark.slow
@@ -124,6 +136,37 @@ def test_pre_training_is_validated_on_held_out_pictures(tiny_world: Path, tmp_pa
     assert set(sent) == {r["picture"] for r in rows}
     for r in rows:
         assert sent[r["picture"]].read_bytes() == (folder / r["picture"]).read_bytes()
+
+
+@pytest.mark.slow
+def test_held_out_pictures_are_not_among_the_pairs(tiny_world: Path, tmp_path: Path):
+    """Objective "both" with captions of the very pictures that have tags: the store of the pairs lacks the held-out
+    ones, so a run that wanted one of them would be refused."""
+    tags = list(read_tag_examples(tiny_world / "examples" / "tags.jsonl"))
+    kept, held = hold_out(tags, 0.2)
+    assert len(held) > 5
+    pairs = [CaptionExample(e.image_id, "", ["a picture"]) for e in tags]
+    write_caption_examples(pairs, tmp_path / "pairs.jsonl")
+    regions = tiny_world / "regions" / "open_images"
+    subset_store(regions, tmp_path / "without", [e.image_id for e in kept])
+    both = [
+        "objective=both", f"data.pairs={tmp_path / 'pairs.jsonl'}", f"data.pairs_regions={tmp_path / 'without'}",
+        "optim.duration=2steps", "optim.warmup=1step", "optim.batch_size=8",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=f"{len(held)} of {len(tags)} examples have none"):
+        pretrain(config_for(tiny_world, tmp_path / "all", "tags", *both))
+    validated = ["data.validation_share=0.2", "tracking.validate_every=1step", "tracking.save_every=1step"]
+    pretrain(config_for(tiny_world, tmp_path / "run", "tags", *both, *validated))
+    records = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "validation_loss" in r]
+    assert [r["step"] for r in records] == [1, 2]
+    shown, _ = read_table(table_path(tmp_path / "run", 2))
+    assert [r["image_id"] for r in shown] == [e.image_id for e in held][:32]
+    saved = newest_checkpoint(tmp_path / "run" / "checkpoints", print)
+    assert saved is not None and saved.run["pictures"] == 2 * len(kept)
+
+    write_caption_examples([CaptionExample(e.image_id, "", ["a picture"]) for e in held], tmp_path / "pairs.jsonl")
+    with pytest.raises(UserError, match="data.validation_share holds out all of its pictures"):
+        pretrain(config_for(tiny_world, tmp_path / "none", "tags", *both, *validated))
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ class Stretch:
     resumed: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # step -> what was logged at it
+    summary: dict[str, Any] = field(default_factory=dict)  # what was set without a step
     metrics: dict[str, str] = field(default_factory=dict)  # metric -> its x axis
     artifacts: list[dict[str, Path]] = field(default_factory=list)  # of each: file inside it -> where it lies now
     exit_code: int | None = None
@@ -68,6 +69,8 @@ def read_stretch(path: Path) -> Stretch:
             row = nested(record.history.item)
             assert row["_step"] not in found.rows, f"step {row['_step']} stands twice in {path}"
             found.rows[row["_step"]] = row
+        elif kind == "summary":
+            found.summary |= nested(record.summary.update)
         elif kind == "metric":
             found.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
         elif kind == "artifact":
@@ -95,3 +98,22 @@ def stretches(folder: Path) -> list[Stretch]:
     wandb.teardown()
     files = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     return [read_stretch(path) for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def told(found: list[Stretch]) -> dict[str, Any]:
+    """What W&B's Api would tell of a run with these stretches, one after the other, as
+    `vivo.experiment.wandb_runs.fetch_records` asks for it: a summary has the last value of each metric."""
+    summary: dict[str, Any] = {}
+    for stretch in found:
+        for row in stretch.rows.values():
+            summary |= row
+        summary |= stretch.summary
+    state = "finished" if found[-1].exit_code == 0 else "crashed"
+    return {
+        "id": found[-1].run_id,
+        "name": found[-1].name,
+        "state": state,
+        "config": found[-1].config,
+        "summary": summary,
+        "commit": "",
+    }

@@ -71,13 +71,13 @@ class DataConfig:
     pairs_tags: str = one_of("detector", "labels", "both", "none", "file")
     # Objective both: share of the updates that are of pairs, spread evenly; with 0.5 they alternate, tags first.
     pairs_share: float = between(0.5, 0.0, 1.0)
-    # RegionStore and references of the pictures that are captioned (or tagged) during training; "" = none.
+    # Fine-tuning: RegionStore and references of the pictures that are captioned at each validation; "" = none.
     validation_regions: str = ""
     validation_references: str = ""
     # Folder of the picture files of validation, for tables that show them with their boxes; "" = without pixels.
     validation_pictures: str = ""
-    # Pre-training: share of the pictures of `examples` kept out of training, from whose regions the tags are
-    # read at each validation.
+    # Objectives tags and both: share of the pictures of `examples` kept out of training (of `pairs`, too), from whose
+    # regions the tags are read at each validation.
     validation_share: float = between(0.0, 0.0, 0.5)
     # The tags that the model sees: image-level labels, the detector's class names, both, none at all, those of
     # a tag file, or (fine-tuning) what the pre-trained model writes itself.
@@ -356,12 +356,15 @@ def _validate_training(config: TrainConfig) -> None:
             raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
     if config.objective == "both" and not 0 < data.pairs_share < 1:
         raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
-    if config.objective != "tags" and data.validation_share:
-        raise UserError('data.validation_share: is for objective "tags"; give data.validation_references')
-    if tracking.validate_every and not (data.validation_regions or data.validation_share):
-        raise UserError(
-            'tracking.validate_every: needs data.validation_regions, or with objective "tags" data.validation_share'
-        )
+    captions = config.objective == "captions"
+    if data.validation_share and not with_tags:
+        fix = "give data.validation_references" if captions else "leave it out"
+        raise UserError(f'data.validation_share: is for objectives "tags" and "both"; {fix}')
+    if tracking.validate_every and config.objective == "pairs":
+        raise UserError('tracking.validate_every: objective "pairs" has no validation; leave it out')
+    if tracking.validate_every and not (data.validation_references if captions else data.validation_share):
+        needed = "data.validation_regions and data.validation_references" if captions else "data.validation_share"
+        raise UserError(f'tracking.validate_every: needs {needed} with objective "{config.objective}"')
     if tracking.best and not tracking.validate_every:
         raise UserError("tracking.best: needs tracking.validate_every")
     if data.validation_references and not data.validation_regions:

@@ -1,6 +1,6 @@
 """docs/scaling.md's numbers: what a step moves and computes at 1.7 and 100 million pictures, on 8 and 256 GPUs.
 
-    python tests/benchmarks/scaling.py                  write the tables of docs/scaling.md anew from the constants
+    python tests/benchmarks/scaling.py                  tables and picture of docs/scaling.md, from the constants
     python tests/benchmarks/scaling.py --measure        measure the constants on this machine first (minutes)
 
 Constants come from docs/scaling_constants.json, which --measure writes: costs of the data path
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from input_pipeline import FEATURES, LIMITS, REGIONS, TAGS, measure
+from scaling_chart import STEP_PARTS, chart
 from torch.utils.flop_counter import FlopCounterMode
 
 from vivo.config import configs_dir, load_config
@@ -30,8 +31,12 @@ from vivo.weights import bert_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTANTS, PAGE = ROOT / "docs" / "scaling_constants.json", ROOT / "docs" / "scaling.md"
+CHART = ROOT / "docs" / "scaling.svg"
 CONFIG = "pretrain/vivo_base.yaml"
 GPUS_A_NODE = 8
+
+PICTURES = (1_700_000, 100_000_000)
+SETTINGS = ((8, 1024), (256, 1024), (256, 32768))  # GPUs, global batch
 
 # From the vendors' data sheets of an NVIDIA DGX H100; not measured.
 PUBLISHED = {
@@ -155,8 +160,8 @@ def tables(c: dict[str, float]) -> str:
         "| memory of a GPU | matmul | all-reduce | data path | step, at least | epoch, at least |",
         "|" + "---|" * 14,
     ]
-    for pictures in (1_700_000, 100_000_000):
-        for gpus, batch in ((8, 1024), (256, 1024), (256, 32768)):
+    for pictures in PICTURES:
+        for gpus, batch in SETTINGS:
             row = scenario(c, pictures, gpus, batch)
             times = " | ".join(f"{row[part] * 1e3:.1f} ms" for part in ("compute", "reduce", "data", "step"))
             lines.append(
@@ -165,6 +170,20 @@ def tables(c: dict[str, float]) -> str:
                 f"{row['memory'] / 1e9:.1f} GB | {times} | {_time(row['epoch_seconds'])} |"
             )
     return "\n".join(lines)
+
+
+def drawn(c: dict[str, float]) -> str:
+    """docs/scaling.svg: limits and scenarios; those of equal times, whatever the number of pictures, are
+    drawn once."""
+    parts = [(name, rate) for name, _, rate, _ in limits(c) if name != "matmul"]
+    rows: list[dict[str, float | str]] = []
+    for gpus, batch in SETTINGS:
+        found = [(scenario(c, pictures, gpus, batch), pictures) for pictures in PICTURES]
+        equal = all(row[part] == found[0][0][part] for row, _ in found for part in STEP_PARTS)
+        for row, pictures in found[:1] if equal else found:
+            size = "" if equal else f", {pictures / 1e6:g} M"
+            rows.append({**row, "label": f"{gpus} GPUs\nbatch {batch:,}{size}"})
+    return chart(parts, limits(c)[1][2], rows)
 
 
 def _time(seconds: float) -> str:
@@ -186,7 +205,9 @@ def main() -> None:
     if arguments.measure:
         torch.set_num_threads(1)
         CONSTANTS.write_text(json.dumps(measured(), indent=1) + "\n")
-    table = tables(json.loads(CONSTANTS.read_text()))
+    constants = json.loads(CONSTANTS.read_text())
+    table = tables(constants)
+    CHART.write_text(drawn(constants))
     PAGE.write_text(written(PAGE.read_text(), table))
     print(table)
 

@@ -1,7 +1,7 @@
 """Pictures kept out of training, chosen by their ids alone: the same for every seed, order and number of processes."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
 
 from vivo.data.types import CaptionExample, TagExample
@@ -44,3 +44,9 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[Sequence[Exampl
         digest = hashlib.sha256(example.image_id.encode()).digest()
         (out if int.from_bytes(digest[:8], "big") < share * 2**64 else kept).append(place)
     return Chosen(examples, kept), Chosen(examples, out)
+
+
+def without(examples: Sequence[Example], image_ids: Collection[str]) -> Sequence[Example]:
+    """Those of other pictures than `image_ids`: what is held out of one set must not be trained on by another."""
+    kept = [place for place, example in enumerate(examples) if example.image_id not in image_ids]
+    return examples if len(kept) == len(examples) else Chosen(examples, kept)

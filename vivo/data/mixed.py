@@ -17,6 +17,11 @@ from vivo.data.datasets import CaptionPictures, TagPictures
 from vivo.data.sampler import StepBatches
 
 
+def pairs_before(step: int, share: float) -> int:
+    """How many of the updates 0 .. step - 1 are of pairs, where `share` of all are."""
+    return math.floor(step * share + 1e-9)  # 100 * 0.29 is 28.999...
+
+
 class MixedPictures(Dataset):
     """Items of both sets, each with its kind: ("tags" | "pairs", item of `TagPictures` or `CaptionPictures`)."""
 
@@ -65,13 +70,9 @@ class MixedBatches(StepBatches):
         self._tags = StepBatches(tags, batch_size, seed, 0, 0)
         self._pairs = StepBatches(size - tags, batch_size, seed, 0, 0)
 
-    def pairs_before(self, step: int) -> int:
-        """How many of the updates 0 .. step - 1 are of pairs."""
-        return math.floor(step * self.share + 1e-9)  # 100 * 0.29 is 28.999...
-
     def global_batch(self, step: int) -> list[tuple[int, int]]:
         """[(epoch of its kind, index)] * batch_size."""
-        pairs = self.pairs_before(step)
-        if self.pairs_before(step + 1) > pairs:
+        pairs = pairs_before(step, self.share)
+        if pairs_before(step + 1, self.share) > pairs:
             return [(epoch, self.tags + index) for epoch, index in self._pairs.global_batch(pairs)]
         return self._tags.global_batch(step - pairs)

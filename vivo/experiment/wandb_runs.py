@@ -3,11 +3,12 @@
 A record is one W&B run: {"id", "name", "state", "config", "summary", "commit"}; `config` is the resolved configuration
 that a run logs at its start, perhaps with its environment.json. A fine-tuning belongs to the pre-training whose `out`
 its `init` lies in. W&B has no captions, so scores come from the summary: "score/<part>/<metric>", as in
-"score/overall/CIDEr", else `validation_CIDEr`.
+"score/overall/CIDEr" (eval/score.py --run writes them, `vivo.training.scores`), else `validation_CIDEr`.
 
 `fetch_records` has not been verified against the service; all that is made of its records is tested on files of them.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,10 @@ def _joined(out: str, record: Record, finished: Mapping[str, Record]) -> Trained
             table.setdefault(found[1], {})[found[2]] = float(value)
     if not table and isinstance(record["summary"].get("validation_CIDEr"), int | float):
         table = {"validation": {"CIDEr": float(record["summary"]["validation_CIDEr"])}}
+    scored = record["summary"].get("scored")
+    if isinstance(scored, Mapping) and scored.get("step", math.inf) < record["summary"].get("_step", 0):
+        trained = f"scored after {scored['step']} updates and trained to {record['summary']['_step']}"
+        return LeftOut(where, f"{trained}; caption and score it again (eval/score.py --run)")
     if not table:
         return LeftOut(where, "finished, but its summary has no score/<part>/<metric> and no validation_CIDEr")
     stages = {"finetune": record} | ({"pretrain": before} if before else {})

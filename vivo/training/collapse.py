@@ -6,8 +6,9 @@ captions that follow the language and not the picture.
 
 from collections.abc import Mapping, Sequence
 
-# Fewer than one distinct caption in ten; shorter than three words; more than half unfinished; more than a quarter of
-# the word pairs said before; with another picture's regions and tags more than half of the CIDEr is left.
+# One caption for all pictures, however few they are, or fewer than one distinct caption in ten; shorter than three
+# words; more than half unfinished; more than a quarter of the word pairs said before; with another picture's regions and
+# tags more than half of the CIDEr is left.
 LEAST_DISTINCT, LEAST_WORDS, LEAST_ENDED, MOST_REPEATED, MOST_SHUFFLED = 0.1, 3.0, 0.5, 0.25, 0.5
 
 
@@ -36,10 +37,16 @@ def repetition(caption: str) -> float:
     return 1.0 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def alarms(found: Mapping[str, float]) -> list[str]:
-    """In words, what of `signs` (and of "CIDEr" and "CIDEr_shuffled", where they are there) is beyond its bound."""
+def alarms(found: Mapping[str, float], pictures: int) -> list[str]:
+    """In words, what of `signs` (and of "CIDEr" and "CIDEr_shuffled", where they are there) is beyond its bound.
+
+    Args:
+        pictures: how many captions the signs are of.
+    """
     texts = []
-    if found["distinct"] < LEAST_DISTINCT:
+    if pictures > 1 and round(found["distinct"] * pictures) == 1:
+        texts.append(f"one caption for all {pictures} pictures")
+    elif found["distinct"] < LEAST_DISTINCT:
         texts.append(f"few distinct captions ({found['distinct']:.2f})")
     if found["words"] < LEAST_WORDS:
         texts.append(f"short captions ({found['words']:.1f} words)")

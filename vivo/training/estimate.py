@@ -22,6 +22,7 @@ and values it reads, K supervised tokens:
     head         K D (3 b + 4) + 16 K V        logits in fp32, their log-softmax and the gradients of both
     16-bit copies of the weights of linear maps: 2 P_linear, while the update lasts
 
+Updates of objective "both" are of tags or of captions: what the larger kind needs is what the process needs.
 With `engine.activation_checkpointing` the layers keep their inputs (4 n D each) and one layer at a time the rest.
 The sum is a little above what is there at once, for gradients appear while activations go. On a CPU it lies within 15 %
 of the most bytes that PyTorch's tensors held during real updates (tests/test_estimate.py: both stages, fp32, bf16,
@@ -31,6 +32,7 @@ own (docs/scaling.md). On a GPU it is not verified.
 
 from dataclasses import dataclass
 
+from vivo.data.mixed import pairs_before
 from vivo.training.plan import Plan
 
 # Besides features, a region has a box (16 bytes), a score (4) and a label (about 8 with its offset); a picture has its
@@ -96,21 +98,29 @@ def memory_of(plan: Plan, cpu: bool = False) -> Memory:
 
 
 def activations_of(plan: Plan, number: int, cpu: bool) -> int:
-    """Bytes that the backward pass of one micro-batch reads, and of the batches of one update.
+    """Bytes that the backward pass of one micro-batch reads, and of the batches of one update, at most.
+
+    Args: see `_activations`.
+    """
+    return max(_activations(plan, kind, number, cpu) for kind in plan.kinds)
+
+
+def _activations(plan: Plan, kind: str, number: int, cpu: bool) -> int:
+    """`activations_of`, of an update of one kind.
 
     Args:
-        number: bytes of one number in matrix products. cpu: see `memory_of`.
+        kind: of `plan.kinds`. number: bytes of one number in matrix products. cpu: see `memory_of`.
     """
     config, shape, pictures = plan.config, plan.shape, plan.micro_batch
     width, dropout = shape.width, config.model.dropout > 0
     mask = (number if cpu else 1) if dropout else 0
-    regions, tags, text = config.model.max_regions, config.model.max_tag_tokens, plan.text_elements
-    context, targets = pictures * (regions + tags), pictures * plan.targets
+    regions, tags, text = config.model.max_regions, config.model.max_tag_tokens, plan.text_elements(kind)
+    context, targets = pictures * (regions + tags), pictures * plan.targets(kind)
 
     def layer(n: int, own: int, keys: int) -> int:
         """n elements computed, `own` of them with keys and values, `keys` for each to read."""
         dense = number * (5 * n * width + 2 * n * shape.inner) + number * 2 * own * width
-        read = number * 2 * pictures * keys * width if plan.captions and keys > regions + tags else 0  # joined copies
+        read = number * 2 * pictures * keys * width if text and keys > regions + tags else 0  # joined copies
         if cpu:
             attention = n * shape.heads * keys * (8 + mask)
         else:
@@ -126,7 +136,7 @@ def activations_of(plan: Plan, number: int, cpu: bool) -> int:
 
     features = pictures * regions * (number * (shape.features + 6) + 4 * shape.features)
     embedded = (context + pictures * text) * width * (4 + mask)
-    if plan.captions:
+    if text:
         passes = stack(context, regions + tags, 0) + stack(pictures * text, regions + tags + text, targets)
     else:
         passes = stack(context, regions + tags, targets)
@@ -157,7 +167,7 @@ def describe(
     """The estimate as lines for people.
 
     Args:
-        pictures: of the training set; None: that of `data.examples`, where it is there.
+        pictures: of the training set, as `Plan.pictures` takes it.
         rate: pictures a second of one GPU; None: no hours.
         rate_source: where the rate comes from, for its line.
         with_notes: also what stands in for files that are not there.
@@ -165,6 +175,8 @@ def describe(
     config, shape = plan.config, plan.shape
     count, memory, pictures = parameters_of(plan), memory_of(plan), plan.pictures(pictures)
     steps = plan.steps(pictures)
+    text = plan.text_elements(plan.kinds[-1])
+    texts = (f", {text} of text" + (" in updates of pairs" if len(plan.kinds) > 1 else "")) if text else ""
     several = "GPU" if plan.gpus == 1 else "GPUs"
     lines = [
         f"estimate for {plan.gpus} {several}; nothing of it was run",
@@ -174,7 +186,7 @@ def describe(
         f"parameters      {count.all / 1e6:.1f} M, {count.trained / 1e6:.1f} M of them trained",
         f"batch           {config.optim.batch_size:,} = {plan.gpus} x {plan.per_process // plan.micro_batch} "
         f"micro-batches x {plan.micro_batch} pictures of {config.model.max_regions} regions and "
-        f"{config.model.max_tag_tokens} tag tokens" + (f", {plan.text_elements} of text" if plan.captions else ""),
+        f"{config.model.max_tag_tokens} tag tokens" + texts,
         f"memory of one   {memory.total / 1e9:.2f} GB at the longest inputs: weights {memory.weights / 1e9:.2f}, "
         f"gradients {memory.gradients / 1e9:.2f}, optimizer {memory.optimizer / 1e9:.2f}, activations "
         f"{memory.activations / 1e9:.2f}",
@@ -192,7 +204,11 @@ def describe(
         return lines
     seen = steps * config.optim.batch_size
     epochs = f", {seen / pictures:.1f} epochs" if pictures else ""
-    lines.append(f"steps           {steps:,} updates, {seen:,} pictures seen{epochs}")
+    kinds = ""
+    if config.objective == "both":
+        pairs = pairs_before(steps, config.data.pairs_share)
+        kinds = f" ({steps - pairs:,} of tags, {pairs:,} of pairs)"
+    lines.append(f"steps           {steps:,} updates{kinds}, {seen:,} pictures seen{epochs}")
     if rate is None:
         lines.append("hours           at which rate? give --rate PICTURES_PER_S_PER_GPU, or add --dry-run")
     else:

@@ -17,7 +17,7 @@ from vivo.data.region_format import read_manifest
 from vivo.data.vocabulary import read_pieces
 from vivo.durations import parse_duration
 from vivo.errors import UserError
-from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import VivoConfig, VivoForCaptioning
 from vivo.training.schedule import Schedule
 from vivo.weights import bert_folder
 
@@ -55,35 +55,32 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
-    def captions(self) -> bool:
-        """Whether the run learns captions; else tags alone. Of "both" the updates of captions are the larger ones."""
-        return self.config.objective != "tags"
+    def kinds(self) -> tuple[str, ...]:
+        """What the updates learn: "tags", "captions" (also those of pairs), or by turns both."""
+        return {"tags": ("tags",), "both": ("tags", "captions")}.get(self.config.objective, ("captions",))
 
-    @property
-    def text_elements(self) -> int:
-        """Longest text of one picture in a batch: caption tokens, and behind them the queries of `dense`."""
-        if not self.captions:
+    def text_elements(self, kind: str) -> int:
+        """Longest text of one picture in a batch of `kind`: caption tokens, and behind them the queries of `dense`."""
+        if kind == "tags":
             return 0
         most, data, masking = self.config.model.max_caption_tokens, self.config.data, self.config.masking
         return data.captions_per_picture * (2 * (most - 1) if masking.caption == "dense" else most)
 
-    @property
-    def targets(self) -> int:
-        """Most supervised tokens of one picture."""
+    def targets(self, kind: str) -> int:
+        """Most supervised tokens of one picture in a batch of `kind`."""
         model, masking, data = self.config.model, self.config.masking, self.config.data
-        if not self.captions:
+        if kind == "tags":
             return max(1, round(masking.share_max * model.max_tag_tokens))
         most = model.max_caption_tokens
         each = most - 1 if masking.caption == "dense" else max(1, round(masking.caption_probability * most))
         return data.captions_per_picture * each
 
     @cached_property
-    def meta_model(self) -> VivoForTagPretraining | VivoForCaptioning:
-        """The model without memory for its weights, to count them."""
+    def meta_model(self) -> VivoForCaptioning:
+        """The model without memory for its weights, to count them; those of all objectives have the same."""
         shape, model = self.shape, self.config.model
-        kind = VivoForCaptioning if self.captions else VivoForTagPretraining
         with torch.device("meta"):
-            made = kind(
+            made = VivoForCaptioning(
                 VivoConfig(
                     vocab_size=shape.pieces,
                     hidden_size=shape.width,
@@ -98,14 +95,14 @@ class Plan:
         return made
 
     def pictures(self, given: int | None) -> int | None:
-        """Pictures of the training set: `given`, else those of `data.examples` where it is there, else None."""
+        """Pictures of the training set (of both sets, where it has two): `given`, else those of its files where they
+        are there, else None."""
         if given is not None:
             return given
-        path = Path(self.config.data.examples)
-        if not path.is_file() or path.suffix != ".jsonl":
-            return None
-        with path.open("rb") as file:
-            return sum(1 for line in file if line.strip())
+        data = self.config.data
+        sets = {"pairs": [data.pairs], "both": [data.examples, data.pairs]}.get(self.config.objective, [data.examples])
+        counts = [_lines(Path(path)) for path in sets]
+        return None if None in counts else sum(counts)
 
     def steps(self, pictures: int | None) -> int | None:
         """Updates of the whole run; None where they hang on a number of pictures that nobody knows."""
@@ -136,6 +133,14 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
     return Plan(config, gpus, shape, per_process, micro, tuple(notes))
 
 
+def _lines(path: Path) -> int | None:
+    """Lines of a file of JSON lines that are not empty; None where there is no such file."""
+    if not path.is_file() or path.suffix != ".jsonl":
+        return None
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
 def _shape(config: TrainConfig, notes: list[str]) -> Shape:
     """The model's size; what had to be assumed is added to `notes`."""
     model, init = config.model, config.init
@@ -164,10 +169,11 @@ def _shape(config: TrainConfig, notes: list[str]) -> Shape:
             pieces = len(read_pieces(model.vocabulary))
         else:
             notes.append(f"model.vocabulary {model.vocabulary} is not there: all {pieces:,} word pieces")
-    store = Path(config.data.regions)
+    of_pairs = config.objective == "pairs" and config.data.pairs_regions
+    field, store = ("pairs_regions", Path(of_pairs)) if of_pairs else ("regions", Path(config.data.regions))
     if (store / "manifest.json").is_file():
         features = read_manifest(store)["feature_size"]
     elif not features:
         features = PAPER_FEATURES
-        notes.append(f"data.regions {store} is not there: {features:,} numbers a region, as in the paper")
+        notes.append(f"data.{field} {store} is not there: {features:,} numbers a region, as in the paper")
     return Shape(layers, width, heads, inner, pieces, features)

@@ -40,7 +40,9 @@ def pretrain(config: TrainConfig) -> Path:
     tags, held_out = tag_pictures(config) if config.objective != "pairs" else (None, None)
     pairs = None
     if config.objective != "tags":
-        pairs = caption_pictures(config, data.pairs, data.pairs_regions or data.regions, data.pairs_tags)
+        unseen = set(held_out.image_ids) if held_out else set()
+        regions = data.pairs_regions or data.regions
+        pairs = caption_pictures(config, data.pairs, regions, data.pairs_tags, held_out=unseen)
     tokenizer, model = starting_model(config, PRETRAINED[config.objective], (tags or pairs).store, config.objective)
     limits = Limits.of(model.config)
     if tags and pairs:

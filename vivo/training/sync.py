@@ -3,18 +3,15 @@
 Runs that were interrupted, or that trained where W&B was out of reach, leave W&B with pieces: an offline folder for
 each stretch, records that a resumed run wrote twice, or nothing. The run folder has all of it once, so the whole curve
 is replayed under the run's stored id: config.yaml, environment.json and inputs.json as its configuration,
-metrics.jsonl, and the tables of its validations.
+metrics.jsonl, the tables of its validations, and the scores of its model (`vivo.training.scores`).
 """
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from vivo.config import TrackingConfig
-from vivo.errors import UserError
+from vivo.training.scores import summary_of
+from vivo.training.stored_run import StoredRun
 from vivo.training.tables import list_tables
-from vivo.training.tracking import read_records
-from vivo.training.wandb_run import WandbRun, run_id_of, wandb_config
+from vivo.training.wandb_run import run_id_of
 
 
 def sync_run(folder: Path, offline: bool = False, project: str = "") -> str:
@@ -28,39 +25,24 @@ def sync_run(folder: Path, offline: bool = False, project: str = "") -> str:
     Raises:
         UserError: no run there, no record in it, or W&B refuses or cannot be reached.
     """
-    for name in ("config.yaml", "metrics.jsonl"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no {name}; give the folder of a training run (`out` of its configuration)")
-    resolved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    records = read_records(folder / "metrics.jsonl")
-    if not isinstance(resolved, dict) or not records:
-        what = "metrics.jsonl: no record to replay" if isinstance(resolved, dict) else "config.yaml: holds no fields"
-        raise UserError(f"{folder}/{what}")
-    tracking = resolved.get("tracking", {})
-    project = project or tracking.get("project") or TrackingConfig().project
-    run_id = run_id_of(folder)
+    stored = StoredRun.of(folder)
+    project = project or stored.project
     # not "allow": what W&B may have of the run is replaced, as it drops records of steps that it has passed
-    run = WandbRun(
-        folder,
-        "offline" if offline else "online",
-        project,
-        f"{resolved.get('objective', '')} {folder.resolve().name}".strip(),
-        run_id,
-        wandb_config(resolved, folder),
-        again=None,
-        strict=True,
-    )
+    run = stored.open_wandb("offline" if offline else "online", project, again=None, strict=True)
     tables = dict(list_tables(folder))
-    steps = sorted({record["step"] for record in records} | set(tables))
+    steps = sorted({record["step"] for record in stored.records} | set(tables))
     by_step: dict[int, list] = {step: [] for step in steps}
-    for record in records:
+    for record in stored.records:
         by_step[record["step"]].append(record)
     for step in steps:
         for record in by_step[step]:
-            run.log(step, {name: value for name, value in record.items() if name != "step"})
+            if "scored" in record:
+                run.summarise(summary_of(record))
+            else:
+                run.log(step, {name: value for name, value in record.items() if name != "step"})
         if step in tables:
             run.log_table(step, tables[step])
     path = run.path
     run.finish()
     where = f"{path}; upload it with: wandb sync {path}" if offline else f"project {project}"
-    return f"{folder}: {len(records)} records, {len(tables)} tables -> W&B run {run_id}, {where}"
+    return f"{folder}: {len(stored.records)} records, {len(tables)} tables -> W&B run {run_id_of(folder)}, {where}"

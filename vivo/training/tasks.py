@@ -8,7 +8,7 @@ A caption reads tags and regions, which never see it, in pre-training as in fine
 what is learned there is what captioning asks for. (In Oscar's pre-training all parts see each other.)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,11 +22,12 @@ from vivo.config import TrainConfig
 from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
 from vivo.data.datasets import CaptionPictures, TagPictures, read_vocabulary
 from vivo.data.examples import read_caption_examples, read_tag_examples
-from vivo.data.held_out import hold_out
+from vivo.data.held_out import hold_out, without
 from vivo.data.mixed import MixedBatches, MixedCollator, MixedPictures
 from vivo.data.regions import RegionStore
 from vivo.data.sampler import StepBatches
 from vivo.data.text import used_pieces
+from vivo.errors import UserError
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.self_tagging import open_tag_source
 from vivo.training.gradients import Loss
@@ -58,9 +59,17 @@ def tag_pictures(config: TrainConfig) -> tuple[TagPictures, TagPictures | None]:
     return TagPictures(examples, store, tags, vocabulary, data.region_dropout, config.seed, hints), unseen
 
 
-def caption_pictures(config: TrainConfig, examples: str, regions: str, tags: str, tagger: str = "") -> CaptionPictures:
-    """Image-sentence pairs: caption examples, their RegionStore, and the tags that stand beside the captions."""
-    found, store = read_caption_examples(examples), RegionStore(regions)
+def caption_pictures(
+    config: TrainConfig, examples: str, regions: str, tags: str, tagger: str = "", held_out: Collection[str] = ()
+) -> CaptionPictures:
+    """Image-sentence pairs: caption examples, their RegionStore, and the tags that stand beside the captions.
+
+    Args:
+        held_out: ids of pictures that must not be among them.
+    """
+    found, store = without(read_caption_examples(examples), held_out), RegionStore(regions)
+    if held_out and not len(found):
+        raise UserError(f"{examples}: data.validation_share holds out all of its pictures; give more pairs")
     source = open_tag_source(tags, store, [e.image_id for e in found], config.data.tag_file, tagger)
     return CaptionPictures(found, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only)
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vivo.config import TrackingConfig
+from vivo.errors import UserError
 from vivo.training.tables import cut_tables, table_path
 from vivo.training.wandb_run import WandbRun, run_id_of, wandb_config
 
@@ -163,6 +164,21 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 break
     return records
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a record to the metrics.jsonl of a run that has ended.
+
+    Raises:
+        UserError: the disk is full, or the last line was cut by a kill, and the run is to go on first.
+    """
+    if not path.read_bytes().endswith(b"\n"):
+        raise UserError(f"{path}: its last line is cut, the run was killed; give its command again, which goes on")
+    records = _Records(path)
+    problem = records.append(record)
+    records.close()
+    if problem:
+        raise UserError(f"{path}: {problem}")
 
 
 def _cut_records(path: Path, start: int) -> None:

@@ -83,10 +83,10 @@ class CaptionValidation:
                 print(f"  {image_id}: {captions[image_id]!r}  reference: {references[image_id][0]!r}")
             tags = {i: self.tags(i, [], self.store[i]) for i in ids[: tables.SHOWN]}
             self.table.write(step, ids, tags, captions, references)
-            for text in alarms(numbers):
+            for text in alarms(numbers, len(ids)):
                 print(f"  ALARM after {step} updates: {text}")
         record: dict[str, float | str] = {f"validation_{name}": value for name, value in numbers.items()}
-        return record | {"validation_alarms": "; ".join(alarms(numbers))}
+        return record | {"validation_alarms": "; ".join(alarms(numbers, len(ids)))}
 
     def _captions(self, model: VivoForCaptioning, ids: Sequence[str], shown: Sequence[str]) -> dict[str, Hypothesis]:
         """The best hypothesis of each picture from the regions and tags of `shown`, computed by all processes."""

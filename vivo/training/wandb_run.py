@@ -95,6 +95,11 @@ class WandbRun:
         if self._run:
             self._try(lambda: self._run.log({"validation_table": _table(path)}, step=step))
 
+    def summarise(self, values: dict[str, Any]) -> None:
+        """Set values of the run's summary, which no step has; those of the same name are replaced."""
+        if self._run:
+            self._try(lambda: self._run.summary.update(values))
+
     def finish(self, exit_code: int = 0) -> None:
         """Wait for what is left to upload, `FINISH_SECONDS` at most unless WANDB_FINISH_TIMEOUT says otherwise."""
         if self._run:
