@@ -3,7 +3,8 @@
 Where a run starts, first rule that holds:
 
 1. `engine.resume: never`: at `init`; a folder with checkpoints is refused.
-2. `out` holds checkpoints: the newest whole one. Damaged ones are named, passed over and set aside.
+2. `out` holds checkpoints: the newest whole one. Damaged ones are named, passed over and set aside; where none is
+   whole, or where only those that were set aside are left, the run does not begin again by itself.
 3. `engine.resume` is the folder of a checkpoint, of another run: weights, optimizer and step are its.
 4. At `init`, step 0.
 
@@ -38,6 +39,7 @@ from vivo.training.checkpoint import (
     gathered,
     is_sharded,
     list_checkpoints,
+    list_damaged,
     load_checkpoint,
     newest_checkpoint,
     open_checkpoint,
@@ -202,7 +204,7 @@ def _starting_point(
     found: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            found = [_find_checkpoint(config, folder, settings)]
+            found = [find_checkpoint(config, folder, settings)]
         except UserError as error:
             found = [error]
     broadcast_object_list(found)
@@ -211,9 +213,22 @@ def _starting_point(
     return found[0]
 
 
-def _find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | None:
+def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | None:
+    """The checkpoint to go on from by the rules above; newer ones, all of them damaged, are set aside.
+
+    Args:
+        folder: of the run's own checkpoints. settings: what a checkpoint's `run` must say.
+
+    Raises:
+        UserError: checkpoints are there and none can be gone on from, or that of other settings.
+    """
     resume = config.engine.resume
     own = list_checkpoints(folder)
+    if not own and (damaged := list_damaged(folder)):  # not an empty run: its updates would be lost in silence
+        raise UserError(
+            f"{folder}: holds damaged checkpoints alone (the newest: {damaged[-1].name}); remove them to begin again, "
+            "or choose another out"
+        )
     if resume == "never":
         if own:
             raise UserError(
@@ -225,7 +240,6 @@ def _find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]
         begun = newest_checkpoint(folder, lambda text: print(text, flush=True))
         if begun is None:
             raise UserError(f"{folder}: none of its {len(own)} checkpoints is whole; remove them to begin again")
-        set_aside_newer(folder, begun.step)
     elif resume != "auto":
         begun = open_checkpoint(Path(resume))
     if begun:
@@ -235,6 +249,8 @@ def _find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]
                     f"{begun.path}: was trained with {key} {begun.run[key]}, and now it is {value}: its step would "
                     "stand for other examples; choose another out (and init to start from its weights)"
                 )
+    if own and begun:
+        set_aside_newer(begun.path)
     return begun
 
 
