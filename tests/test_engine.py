@@ -171,7 +171,7 @@ def test_rules_of_resume(tiny_world: Path, tmp_path: Path, six: Path):
             again("changed", f"engine.resume={at_two}", change)
     frozen = config_for(tiny_world, tmp_path / "frozen", "tags", *SHORT, "model.freeze_embeddings=true")
     pretrain(frozen)
-    with pytest.raises(UserError, match="embeddings.word.weight was not trained there"):
+    with pytest.raises(UserError, match="was trained with model.freeze_embeddings True, and now it is False"):
         pretrain(config_for(tiny_world, tmp_path / "frozen", "tags", *SHORT))
 
 
@@ -225,7 +225,7 @@ def test_averages_are_the_model_and_survive_a_resume(tiny_world: Path, tmp_path:
 def test_a_checkpoint_says_what_it_is_and_holds_no_pickle(six: Path):
     (*_, last) = list_checkpoints(six / "checkpoints")
     found = open_checkpoint(last)
-    assert found.step == 4 and found.run["batch_size"] == 4 and found.run["objective"] == "tags"
+    assert found.step == 4 and found.run["optim.batch_size"] == 4 and found.run["objective"] == "tags"
     assert {file.suffix for file in last.iterdir()} <= {".safetensors", ".json"}
     state = json.loads((last / "state.json").read_text())
     assert set(state["files"]) == {file.name for file in last.iterdir()} - {"state.json"}

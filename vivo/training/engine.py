@@ -8,12 +8,12 @@ Where a run starts, first rule that holds:
 3. `engine.resume` is the folder of a checkpoint, of another run: weights, optimizer and step are its.
 4. At `init`, step 0.
 
-A checkpoint says which seed, batch size, examples and objective its step counts on. With others the order of examples
-would be another one, so they are refused; learning rate, duration, number of processes and micro-batches may change.
+A checkpoint says what was learned there (`vivo.training.identity`): seed, batch size, examples, detector, masks, loss.
+With others its step would stand for something else, so they are refused; learning rate, duration, number of processes
+and micro-batches may change.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -48,6 +48,7 @@ from vivo.training.checkpoint import (
     set_aside_newer,
     whole_copy,
 )
+from vivo.training.identity import check_goes_on, check_same_everywhere, identity
 from vivo.training.interruption import Interruption
 from vivo.training.loop import Training, Validate, train
 from vivo.training.optim import build_optimizer, describe_parameters
@@ -81,7 +82,7 @@ def run_training(
     accelerator = make_accelerator(config.optim.precision, config.engine.timeout)
     main = accelerator.is_main_process
     schedule = Schedule.of(config, len(data))
-    folder, settings = out / "checkpoints", identity(config, data.image_ids)
+    folder, settings = out / "checkpoints", identity(config, data, tokenizer, model)
     begun = _starting_point(config, folder, settings, accelerator)
     start = begun.step if begun else 0
 
@@ -184,23 +185,11 @@ def run_training(
     return final
 
 
-def identity(config: TrainConfig, image_ids: Sequence[str]) -> dict[str, Any]:
-    """What the order of examples, masks and captions hangs on: a checkpoint's step means nothing with another."""
-    examples = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
-    return {
-        "seed": config.seed,
-        "batch_size": config.optim.batch_size,
-        "objective": config.objective,
-        **({"pairs_share": config.data.pairs_share} if config.objective == "both" else {}),
-        "pictures": len(image_ids),
-        "examples": examples[:16],
-    }
-
-
 def _starting_point(
     config: TrainConfig, folder: Path, settings: dict[str, Any], accelerator: Accelerator
 ) -> Checkpoint | None:
     """The checkpoint to go on from by the rules above; None: at `init`. Found by rank 0 for all."""
+    check_same_everywhere(gather_object([settings]))
     found: list[Any] = [None]
     if accelerator.is_main_process:
         try:
@@ -243,12 +232,7 @@ def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any])
     elif resume != "auto":
         begun = open_checkpoint(Path(resume))
     if begun:
-        for key, value in settings.items():
-            if begun.run.get(key, value) != value:
-                raise UserError(
-                    f"{begun.path}: was trained with {key} {begun.run[key]}, and now it is {value}: its step would "
-                    "stand for other examples; choose another out (and init to start from its weights)"
-                )
+        check_goes_on(begun.run, settings, begun.path)
     if own and begun:
         set_aside_newer(begun.path)
     return begun
