@@ -12,12 +12,14 @@ from test_modeling import small_context, small_model
 from test_training import config_for
 from torch import nn
 
+from vivo.config import OptimConfig
 from vivo.errors import UserError
 from vivo.losses import tag_set_loss
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
 from vivo.training.averages import Averages
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, open_checkpoint
 from vivo.training.gradients import accumulate, check_all_have_gradients
+from vivo.training.optim import build_optimizer, name_parameters
 from vivo.training.runs import finetune, pretrain
 from vivo.training.tracking import read_records
 
@@ -120,6 +122,31 @@ def test_a_parameter_that_nothing_trains_is_named():
     accumulate(Accelerator(cpu=True), model, loss_of, [batch])
     with pytest.raises(UserError, match=r"no gradient for 2 parameters .* vivo.forgotten.weight, vivo.forgotten.bias"):
         check_all_have_gradients(model)
+
+
+def test_frozen_and_undecayed_parameters_are_named_layers_together():
+    model = small_model(VivoForTagPretraining)
+    model.freeze_vocabulary()
+    without, frozen = name_parameters(model)
+    assert frozen == "frozen: vivo.embeddings.word.weight, head.bias"
+    # all biases and norms but the frozen bias; six of each layer are named once
+    named = without.removeprefix("without decay: ").split(", ")
+    assert named == [
+        *(f"vivo.embeddings.norm.{kind}" for kind in ("weight", "bias")), "vivo.regions.linear.bias",
+        "vivo.layers.*.qkv.bias", "vivo.layers.*.attention_output.bias", "vivo.layers.*.attention_norm.weight",
+        "vivo.layers.*.attention_norm.bias", "vivo.layers.*.feed_forward_in.bias",
+        "vivo.layers.*.feed_forward_out.bias", "vivo.layers.*.feed_forward_norm.weight",
+        "vivo.layers.*.feed_forward_norm.bias", "head.dense.bias", "head.norm.weight", "head.norm.bias",
+    ]  # fmt: skip
+    # the names are those of the optimizer's groups
+    _, undecayed = build_optimizer(model, OptimConfig()).param_groups
+    assert sum(3 if "*" in name else 1 for name in named) == len(undecayed["params"])
+
+    model.requires_grad_(True)
+    assert name_parameters(model)[1] == "frozen: none"
+    for layer in (0, 2):  # not all layers: no star
+        model.vivo.layers[layer].qkv.weight.requires_grad_(False)
+    assert name_parameters(model)[1] == "frozen: vivo.layers.0.qkv.weight, vivo.layers.2.qkv.weight"
 
 
 SHORT = ("optim.duration=6steps", "optim.warmup=1step", "optim.batch_size=4", "tracking.save_every=2steps",

@@ -167,3 +167,12 @@ def test_processes_that_read_other_files_are_named():
     check_same_everywhere([one, dict(one)])
     with pytest.raises(UserError, match="process 2 has examples 34cd, process 0 has 12ab: give all nodes"):
         check_same_everywhere([one, one, one | {"examples": "34cd"}])
+
+
+def test_a_run_names_what_it_does_not_train(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run(given, tmp_path / "run", "tags", "model.freeze_embeddings=true")
+    lines = capsys.readouterr().err.splitlines()
+    assert "frozen: vivo.embeddings.word.weight" in lines
+    assert next(line for line in lines if line.startswith("without decay: ")).endswith(
+        "head.norm.weight, head.norm.bias"
+    )

@@ -51,7 +51,7 @@ from vivo.training.checkpoint import (
 from vivo.training.identity import check_goes_on, check_same_everywhere, identity
 from vivo.training.interruption import Interruption
 from vivo.training.loop import Training, Validate, train
-from vivo.training.optim import build_optimizer, describe_parameters
+from vivo.training.optim import build_optimizer, describe_parameters, name_parameters
 from vivo.training.runtime import environment, make_accelerator
 from vivo.training.schedule import Schedule
 from vivo.training.tasks import Task
@@ -150,6 +150,8 @@ def run_training(
             f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
             f"{accelerator.mixed_precision}; {describe_parameters(plain)}" + (f"; resumed at {start}" if start else "")
         )
+        for line in name_parameters(plain):
+            tracker.say(line)
         train(
             Training(
                 config,
