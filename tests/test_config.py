@@ -148,6 +148,11 @@ def test_wrong_types_name_file_and_key(tmp_path: Path, line: str, key: str) -> N
         ("optim.duration=5 percent", "optim.duration: cannot be in percent: it is the whole"),
         ("optim.warmup=101 percent", "optim.warmup: '101 percent' is more than the whole"),
         ("tracking.save_every=1.5 steps", "tracking.save_every: '1.5 steps': there are no parts of a step"),
+        ("optim.duration=1e400 steps", "optim.duration: '1e400 steps' is longer than any run; 1e+15 is the most"),
+        ("optim.duration=1e309 epochs", "optim.duration: '1e309 epochs' is longer than any run; 1e+15 is the most"),
+        ("optim.beta1=1.0", "optim.beta1: must be from 0 to 0.999999, not 1.0"),
+        ("optim.beta2=1.0", "optim.beta2: must be from 0 to 0.999999, not 1.0"),
+        ("seed=5000000000", "seed: must be from 0 to 4294967295, not 5000000000"),
         ("seed", "'seed' is not an override; write key=value, as in optim.lr=1e-4"),
         ("--seed=1", "'--seed=1' is not an override; write key=value, as in optim.lr=1e-4"),
     ],
@@ -160,6 +165,7 @@ def test_values_out_of_range_name_the_command_line(minimal: Path, override: str,
     ("overrides", "words"),
     [
         (["init="], "init: is needed"),
+        (["out="], "out: is needed: the folder to write"),
         (["data.regions="], "data.regions: is needed"),
         (["optim.duration=0 steps"], 'optim.duration: is needed, as in "800 steps", "3 epochs" or "1e6 examples"'),
         (["optim.lr=0"], "optim.lr: must be above 0"),
@@ -189,7 +195,7 @@ def test_fields_are_checked_against_each_other(minimal: Path, overrides: list[st
 def test_validate_checks_a_changed_configuration(minimal: Path) -> None:
     config = load_config(minimal)
     config.optim.beta1 = math.nan
-    with pytest.raises(UserError, match=r"^optim\.beta1: must be from 0 to 1, not nan$"):
+    with pytest.raises(UserError, match=r"^optim\.beta1: must be from 0 to 0\.999999, not nan$"):
         validate(config)
 
 

@@ -188,3 +188,25 @@ def test_sync_replays_what_lies_behind_a_bad_line(tmp_path: Path, capsys: pytest
     assert "5 records, 0 tables" in said.out and "no record with a step in line 3" in said.err
     (stretch,) = stretches(run)
     assert sorted(stretch.rows) == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("metrics.jsonl", "[1]\n", "metrics.jsonl: no record to replay"),
+        ("metrics.jsonl", '{"loss": 3}\n', "metrics.jsonl: no record to replay"),
+        ("metrics.jsonl", "\x00\x00\n", "metrics.jsonl: no record to replay"),
+        ("config.yaml", "tracking: 3\n", "config.yaml: tracking: is a group of fields, not 3"),
+        ("config.yaml", "tracking: [\n", "config.yaml: cannot be read (while parsing a flow node"),
+        ("config.yaml", "- a\n", "config.yaml: is no run configuration"),
+        ("config.yaml", "a: \x00\n", "config.yaml: cannot be read ("),
+        ("environment.json", '{"commit": ', "environment.json: is damaged ("),
+    ],
+)
+def test_sync_names_the_file_that_it_cannot_read(tmp_path: Path, capsys, file: str, content: str, message: str):
+    track(tmp_path / "run", 0, 2, "disabled")
+    (tmp_path / "run" / file).write_text(content)
+    capsys.readouterr()
+    assert main(["sync", str(tmp_path / "run"), "--offline"]) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"error: {tmp_path / 'run'}/{message}")

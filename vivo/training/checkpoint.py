@@ -98,7 +98,7 @@ def save_checkpoint(
                 os.fsync(opened.fileno())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"checkpoint {final}: {_cause(error)}") from error
+        raise OSError(f"checkpoint {final}: {cause_of(error)}") from error
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in list_checkpoints(folder)[:-keep]:
@@ -125,7 +125,7 @@ def save_model(
         model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # it hides the system's error in a text
-        raise OSError(_cause(error)) from error
+        raise OSError(cause_of(error)) from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -289,6 +289,6 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
     """Why a file could not be written (safetensors hides the system's error in its text)."""
     return error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())

@@ -85,12 +85,12 @@ def finetune(config: TrainConfig) -> Path:
 
 def replay_pretrain(config: TrainConfig, folder: Path) -> bool:
     """A stopped update of pre-training, run again; see `vivo.training.replay`."""
-    return replay(folder, PRETRAINED[config.objective], loss_of(config))
+    return replay(folder, config.objective, PRETRAINED[config.objective], loss_of(config))
 
 
 def replay_finetune(config: TrainConfig, folder: Path) -> bool:
     """A stopped update of fine-tuning, run again; see `vivo.training.replay`."""
-    return replay(folder, VivoForCaptioning, loss_of(config))
+    return replay(folder, config.objective, VivoForCaptioning, loss_of(config))
 
 
 def starting_model(
