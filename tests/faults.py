@@ -18,6 +18,7 @@ import numpy as np
 from launching import ROOT, free_port, kill, start, wait_until, workers_of
 from training_runs import finish, pretraining, updates
 
+from vivo.data.examples import read_caption_examples, write_caption_examples
 from vivo.data.regions import RegionStore
 from vivo.training.checkpoint import list_checkpoints
 
@@ -99,6 +100,12 @@ def signalled_launcher(world: Path, out: Path) -> Outcome:
     return broken_job(program, out, lambda jobs: jobs[0].send_signal(signal.SIGTERM), after=3)
 
 
+def signalled_with_loaders(world: Path, out: Path) -> Outcome:
+    """SIGTERM to the launcher, which passes it to all processes of its group, loader processes too."""
+    program = pretraining(world, out, NOT_SAVED, "data.workers=2")
+    return broken_job(program, out, lambda jobs: jobs[0].send_signal(signal.SIGTERM), after=3)
+
+
 def signalled_process(world: Path, out: Path) -> Outcome:
     """SIGUSR1 to one of two processes."""
     program = pretraining(world, out, NOT_SAVED)
@@ -107,13 +114,36 @@ def signalled_process(world: Path, out: Path) -> Outcome:
 
 def full_disk(world: Path, out: Path) -> Outcome:
     """No file of more than 20 MB can be written: a limit of the process in place of a full disk."""
-    program, since = pretraining(world, out), time.monotonic()
+    return limited(pretraining(world, out), out, 20_000_000)
+
+
+def limited(program: list[str], out: Path, size: int) -> Outcome:
+    """A run of one process whose files can have `size` bytes at most."""
+    since = time.monotonic()
     done = subprocess.run(
         [sys.executable, *program], cwd=ROOT, capture_output=True, text=True, timeout=400,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )  # fmt: skip
     return outcome(program, out, [done.returncode], time.monotonic() - since, done.stdout + done.stderr)
+
+
+def full_disk_at_a_validation(world: Path, out: Path) -> Outcome:
+    """Captions are validated; no file of more than 8 kB and no table can be written (a file is where its folder is)."""
+    out.mkdir(exist_ok=True)
+    (out / "validation").touch()
+    few = out.with_name(f"{out.name}-captions.jsonl")  # `datasets` makes a copy, which must not be the file that fails
+    write_caption_examples(read_caption_examples(world / "examples" / "captions.jsonl")[:8], few)
+    program = [
+        "finetune/train.py", "configs/finetune/world.yaml", f"out={out}", "init=minilm", "model.layers=1",
+        f"model.vocabulary={world / 'examples' / 'vocabulary.txt'}", f"data.regions={world / 'regions' / 'coco'}",
+        f"data.examples={few}",
+        f"data.validation_regions={world / 'regions' / 'coco'}",
+        f"data.validation_references={world / 'world' / 'coco' / 'captions_val.json'}", "optim.batch_size=4",
+        "optim.duration=4steps", "optim.warmup=1step", "optim.precision=fp32", "tracking.log_every=1step",
+        "tracking.validate_every=2steps", "tracking.save_every=2steps", "tracking.best=validation_CIDEr",
+    ]  # fmt: skip
+    return limited(program, out, 8_000)
 
 
 def not_a_number(world: Path, out: Path) -> tuple[Outcome, str]:

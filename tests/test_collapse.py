@@ -10,6 +10,7 @@ from vivo.data.types import CaptionExample
 from vivo.training.collapse import alarms, repetition, signs
 from vivo.training.runs import finetune
 from vivo.training.tracking import read_records
+from vivo.training.validation import exchanged
 
 
 def test_signs_of_collapse_by_hand():
@@ -17,20 +18,34 @@ def test_signs_of_collapse_by_hand():
         ""
     )
     fine = signs(["a dog in the grass", "a cat on a mat"], [True, True])
-    assert fine == {"distinct": 1.0, "words": 5.0, "ended": 1.0, "repetition": 0.0}
+    assert fine == {"distinct": 1.0, "commonest": 0.5, "words": 5.0, "ended": 1.0, "repetition": 0.0}
     assert alarms(fine | {"CIDEr": 40.0, "CIDEr_shuffled": 8.0}, 2) == []
-    bad = signs(["a a a"] * 19 + ["b b b"], [False] * 11 + [True] * 9) | {"CIDEr": 4.0, "CIDEr_shuffled": 3.0}
-    assert bad["distinct"] == 2 / 20 and "few" not in alarms(bad, 20)[0]  # on the bound is not beyond it
-    bad = signs(["a a a"] * 20 + ["b b b"], [False] * 11 + [True] * 10) | {"CIDEr": 4.0, "CIDEr_shuffled": 3.0}
-    assert [text.split(" (")[0] for text in alarms(bad, 21)] == [
+    even = signs(["a dog in grass"] * 10 + ["a cat on a mat"] * 10, [False] * 10 + [True] * 10)
+    assert (even["distinct"], even["commonest"]) == (2 / 20, 0.5)
+    assert alarms(even, 20) == []  # on the bound is not beyond it
+    bad = signs(["a a a"] * 11 + ["b b b"] * 10 + ["c c c"] * 10, [False] * 16 + [True] * 15)
+    bad |= {"CIDEr": 4.0, "CIDEr_shuffled": 3.0}
+    assert [text.split(" (")[0] for text in alarms(bad, 31)] == [
         "few distinct captions", "captions that do not end", "repetition", "the picture is not used",
     ]  # fmt: skip
     assert alarms(signs(["dog", "cat"], [True, True]), 2) == ["short captions (1.0 words)"]
     same = ["a dog in the grass"]
     for pictures in (2, 8, 2000):  # of 8 pictures one caption is more than a tenth
         found = signs(same * pictures, [True] * pictures)
-        assert alarms(found, pictures) == [f"one caption for all {pictures} pictures"]
+        assert alarms(found, pictures) == [f"one caption for {pictures} of {pictures} pictures"]
+    most = signs(same * 70 + [f"a dog and {n} cats" for n in range(30)], [True] * 100)
+    assert alarms(most, 100) == ["one caption for 70 of 100 pictures"]
     assert alarms(signs(same, [True]), 1) == []
+
+
+def test_each_picture_is_exchanged_for_another_one():
+    for count in (2, 3, 50):
+        ids = [str(n) for n in range(count)]
+        other = exchanged(ids)
+        assert sorted(other) == sorted(ids) and all(a != b for a, b in zip(ids, other, strict=True))
+        assert exchanged(ids) == other
+    neighbours = sum(int(b) == (int(a) + 1) % 50 for a, b in zip(ids, other, strict=True))
+    assert neighbours < 10
 
 
 @pytest.mark.slow
@@ -39,10 +54,10 @@ def test_signs_of_collapse_by_hand():
     [
         # far too fast: what is left is the most frequent word
         (["optim.lr=0.05", "optim.duration=4steps"], "",
-         ["one caption for all 8 pictures", "captions that do not end", "repetition"]),
+         ["one caption for 8 of 8 pictures", "captions that do not end", "repetition"]),
         # captions that do not hang on the picture
         (["optim.lr=1e-3", "optim.duration=30steps"], "a horse on a wooden table.",
-         ["one caption for all 8 pictures", "the picture is not used"]),
+         ["one caption for 8 of 8 pictures", "the picture is not used"]),
     ],
 )  # fmt: skip
 def test_a_run_that_collapses_raises_alarms(

@@ -16,6 +16,7 @@ from vivo.errors import UserError
 from vivo.training.checkpoint import list_checkpoints
 from vivo.training.interruption import STOPPED
 from vivo.training.runs import pretrain, replay_pretrain
+from vivo.training.tracking import read_records
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,7 +68,7 @@ def test_signals_save_and_end(tiny_world: Path, tmp_path: Path, whole: dict[int,
     assert same_weights(tmp_path, whole[1]) and losses(tmp_path) == losses(whole[1])
 
 
-@pytest.mark.parametrize("fault", [faults.signalled_launcher, faults.signalled_process])
+@pytest.mark.parametrize("fault", [faults.signalled_with_loaders, faults.signalled_process])
 def test_a_signal_saves_on_all_processes(tiny_world: Path, tmp_path: Path, whole: dict[int, Path], fault):
     found = fault(tiny_world, tmp_path)
     assert found.statuses != [0] and 3 <= found.saved == found.done < 24
@@ -77,11 +78,19 @@ def test_a_signal_saves_on_all_processes(tiny_world: Path, tmp_path: Path, whole
 
 def test_a_full_disk_costs_no_update(tiny_world: Path, tmp_path: Path, whole: dict[int, Path]):
     found = faults.full_disk(tiny_world, tmp_path)
-    assert found.statuses == [2] and found.text.count("WARNING: checkpoint") == 5 and "Traceback" not in found.text
+    assert found.statuses == [2] and found.text.count("WARNING: checkpoint") == 6 and "Traceback" not in found.text
     assert "error: cannot write" in found.text.splitlines()[-1]
     assert (found.done, found.saved) == (24, 0) and not (tmp_path / "model").exists()
     run(1, found.program)
     assert same_weights(tmp_path, whole[1]) and losses(tmp_path) == losses(whole[1])
+
+
+def test_a_full_disk_at_a_validation_ends_no_training(tiny_world: Path, tmp_path: Path):
+    found = faults.full_disk_at_a_validation(tiny_world, tmp_path)
+    assert found.statuses == [2] and found.done == 4 and "Traceback" not in found.text
+    assert found.text.count("WARNING: validation table") == found.text.count("WARNING: checkpoint") == 2
+    assert "WARNING: best model not kept" in found.text and "error: cannot write" in found.text.splitlines()[-1]
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl") if "validation_CIDEr" in r] == [2, 4]
 
 
 def test_a_feature_that_is_no_number_stops_all_and_can_be_looked_at(

@@ -140,7 +140,7 @@ def test_what_decides_how_and_how_long_may_change(given: Path, tmp_path: Path):
         "tracking.log_every=1step", "tracking.keep=1", "engine.timeout=60", "engine.activation_checkpointing=true",
     )  # fmt: skip
     (last,) = list_checkpoints(out / "checkpoints")
-    assert open_checkpoint(last).step == 2 and (out / "model").is_dir()
+    assert open_checkpoint(last).step == 3 and (out / "model").is_dir()
 
 
 def test_another_tagger_is_refused(given: Path, tmp_path: Path):

@@ -25,7 +25,8 @@ def cut(whole):
 def test_pieces_of_the_texts_stay_and_the_most_frequent_others_fill_up(whole):
     pieces = choose_pieces(whole, TEXTS, 3000)
     assert len(pieces) == len(set(pieces)) == 3000
-    numbers = [whole.get_vocab()[piece] for piece in pieces]
+    vocabulary = whole.get_vocab()  # once: it makes a dict of all 30,522
+    numbers = [vocabulary[piece] for piece in pieces]
     assert numbers == sorted(numbers)
     rare = [piece for piece, number in zip(pieces, numbers, strict=True) if number > 3990]
     assert {"zebra", "microscope", "ferris", "teddy", "##q"} <= set(rare) and len(rare) < 12

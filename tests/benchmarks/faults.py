@@ -34,6 +34,7 @@ def main() -> int:
         "SIGTERM, one process": lambda world, out: faults.signalled(world, out, signal.SIGTERM),
         "Ctrl-C (SIGINT), one process": lambda world, out: faults.signalled(world, out, signal.SIGINT),
         "SIGTERM to the launcher of two processes": faults.signalled_launcher,
+        "SIGTERM to the launcher of two processes with two loader processes each": faults.signalled_with_loaders,
         "SIGUSR1 to one of two processes": faults.signalled_process,
         "no file over 20 MB can be written": faults.full_disk,
         "NaN in a feature, two processes": lambda world, out: faults.not_a_number(world, out)[0],

@@ -4,12 +4,13 @@ The usual failures: one caption for all pictures, words repeated without end, ca
 captions that follow the language and not the picture.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-# One caption for all pictures, however few they are, or fewer than one distinct caption in ten; shorter than three
-# words; more than half unfinished; more than a quarter of the word pairs said before; with another picture's regions and
+# One caption for more than half of the pictures, or fewer than one distinct caption in ten; shorter than three words;
+# more than half unfinished; more than a quarter of the word pairs said before; with another picture's regions and
 # tags more than half of the CIDEr is left.
-LEAST_DISTINCT, LEAST_WORDS, LEAST_ENDED, MOST_REPEATED, MOST_SHUFFLED = 0.1, 3.0, 0.5, 0.25, 0.5
+MOST_ALIKE, LEAST_DISTINCT, LEAST_WORDS, LEAST_ENDED, MOST_REPEATED, MOST_SHUFFLED = 0.5, 0.1, 3.0, 0.5, 0.25, 0.5
 
 
 def signs(captions: Sequence[str], ended: Sequence[bool]) -> dict[str, float]:
@@ -19,11 +20,13 @@ def signs(captions: Sequence[str], ended: Sequence[bool]) -> dict[str, float]:
         captions: texts. ended: whether each ended by itself, and not at the longest length.
 
     Returns:
-        "distinct": share of distinct captions. "words": mean length in words. "ended": share.
-        "repetition": mean over captions of the share of word pairs that the caption has said before.
+        "distinct": share of distinct captions. "commonest": share of the most frequent one. "words": mean length in
+        words. "ended": share. "repetition": mean over captions of the share of word pairs that the caption has
+        said before.
     """
     return {
         "distinct": len(set(captions)) / len(captions),
+        "commonest": max(Counter(captions).values()) / len(captions),
         "words": sum(len(c.split()) for c in captions) / len(captions),
         "ended": sum(ended) / len(ended),
         "repetition": sum(repetition(c) for c in captions) / len(captions),
@@ -44,8 +47,8 @@ def alarms(found: Mapping[str, float], pictures: int) -> list[str]:
         pictures: how many captions the signs are of.
     """
     texts = []
-    if pictures > 1 and round(found["distinct"] * pictures) == 1:
-        texts.append(f"one caption for all {pictures} pictures")
+    if pictures > 1 and found["commonest"] > MOST_ALIKE:
+        texts.append(f"one caption for {round(found['commonest'] * pictures)} of {pictures} pictures")
     elif found["distinct"] < LEAST_DISTINCT:
         texts.append(f"few distinct captions ({found['distinct']:.2f})")
     if found["words"] < LEAST_WORDS:

@@ -6,7 +6,8 @@ Where a run starts, first rule that holds:
 2. `out` holds checkpoints: the newest whole one. Damaged ones are named, passed over and set aside; where none is
    whole, or where only those that were set aside are left, the run does not begin again by itself.
 3. `engine.resume` is the folder of a checkpoint, of another run: weights, optimizer and step are its.
-4. At `init`, step 0.
+4. At `init`, step 0. A finished run that has left no checkpoint is not begun again: given with the same configuration
+   it is finished, with another one it is refused.
 
 A checkpoint says what was learned there (`vivo.training.identity`): seed, batch size, examples, detector, masks, loss.
 With others its step would stand for something else, so they are refused; learning rate, duration, number of processes
@@ -14,26 +15,22 @@ and micro-batches may change.
 """
 
 import dataclasses
-import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.utils.data import DataLoader, Dataset
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vivo.config import TrainConfig, to_yaml
-from vivo.data.collate import Batch
-from vivo.data.sampler import StepBatches
 from vivo.errors import UserError
 from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, writable_folder
 from vivo.training import inputs
 from vivo.training.averages import Averages
+from vivo.training.best import Best
 from vivo.training.checkpoint import (
     Checkpoint,
     gathered,
@@ -50,12 +47,15 @@ from vivo.training.checkpoint import (
 )
 from vivo.training.identity import check_goes_on, check_same_everywhere, identity
 from vivo.training.interruption import Interruption
+from vivo.training.loading import micro_batches
 from vivo.training.loop import Training, Validate, train
 from vivo.training.optim import build_optimizer, describe_parameters, name_parameters
 from vivo.training.runtime import environment, make_accelerator
 from vivo.training.schedule import Schedule
 from vivo.training.tasks import Task
-from vivo.training.tracking import Tracker
+from vivo.training.tracking import Tracker, read_records
+
+FINISHED = "finished"
 
 
 def run_training(
@@ -78,12 +78,29 @@ def run_training(
     Raises:
         UserError, Stopped: see `loop.train`; also a checkpoint of other settings.
     """
+    with Interruption() as interruption:  # until the final model is written
+        return _run(config, tokenizer, model, task, finish, validation, interruption)
+
+
+def _run(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    model: PreTrainedModel,
+    task: Task,
+    finish: Callable[[Path], None],
+    validation: Callable[[Accelerator], Validate | None],
+    interruption: Interruption,
+) -> Path:
     out, data = writable_folder(config.out), task.data
     accelerator = make_accelerator(config.optim.precision, config.engine.timeout)
     main = accelerator.is_main_process
     schedule = Schedule.of(config, len(data))
     folder, settings = out / "checkpoints", identity(config, data, tokenizer, model)
     begun = _starting_point(config, folder, settings, accelerator)
+    if begun == FINISHED:
+        if main:
+            print(f"{out}: is finished; to train anew, name another out or remove it", flush=True)
+        return out / "model"
     start = begun.step if begun else 0
 
     if config.engine.activation_checkpointing:
@@ -113,7 +130,7 @@ def run_training(
         atomic_write_json(out / "environment.json", environment())
         atomic_write_json(out / inputs.FILE, inputs.data_facts(config))
     validate = validation(accelerator)
-    best = _Best(out / "best", config.tracking.best)
+    best = Best(out / "best", config.tracking.best, start)
     # another run's checkpoint begins a W&B run of its own
     run_id = begun.extra.get("wandb_id", "") if begun and begun.path.parent == folder else ""
     resolved, name = dataclasses.asdict(config), f"{config.objective} {out.name}"
@@ -125,7 +142,7 @@ def run_training(
             if best.take(record) and main:
                 try:
                     best.keep(done, lambda folder: save_model(folder, model, tokenizer, weights))
-                except OSError as error:
+                except (OSError, UserError, SafetensorError) as error:
                     tracker.say(f"WARNING: best model not kept: {error}; training goes on")
         return record
 
@@ -136,15 +153,12 @@ def run_training(
         keep = config.tracking.keep
         try:
             save_checkpoint(folder, done, plain, tokenizer, optimizer, averages, keep, settings, extra, main)
-        except OSError as error:  # a full disk may be emptied before the next one is due
+        except (OSError, UserError) as error:  # a full disk may be emptied before the next one is due
             tracker.say(f"WARNING: {error}; training goes on, older checkpoints are kept")
         # a process that ended while another one writes would have its launcher end that one, too
         accelerator.wait_for_everyone()
 
-    with (
-        Interruption() as interruption,
-        Tracker(out, config.tracking, resolved, schedule.steps, start, name, main, run_id) as tracker,
-    ):
+    with Tracker(out, config.tracking, resolved, schedule.steps, start, name, main, run_id) as tracker:
         tracker.say(
             f"{config.objective}: {len(data)} pictures, {schedule.steps} updates of {config.optim.batch_size} pictures "
             f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
@@ -161,10 +175,11 @@ def run_training(
                 prepared,
                 optimizer,
                 averages,
-                _loader(config, data, sampler, task.collator),
+                micro_batches(data, sampler, task.collator, config.data.workers),
                 sampler.micro_batches,
                 task.loss,
                 validated if validate else None,
+                _validation_is_missing(out, schedule, start, accelerator),
                 save,
                 tracker,
                 interruption,
@@ -189,8 +204,8 @@ def run_training(
 
 def _starting_point(
     config: TrainConfig, folder: Path, settings: dict[str, Any], accelerator: Accelerator
-) -> Checkpoint | None:
-    """The checkpoint to go on from by the rules above; None: at `init`. Found by rank 0 for all."""
+) -> Checkpoint | str | None:
+    """The checkpoint to go on from by the rules above; None: at `init`; FINISHED. Found by rank 0 for all."""
     check_same_everywhere(gather_object([settings]))
     found: list[Any] = [None]
     if accelerator.is_main_process:
@@ -204,18 +219,21 @@ def _starting_point(
     return found[0]
 
 
-def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint to go on from by the rules above; newer ones, all of them damaged, are set aside.
+def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | str | None:
+    """The checkpoint to go on from by the rules above, or FINISHED; newer ones, all of them damaged, are set aside.
 
     Args:
         folder: of the run's own checkpoints. settings: what a checkpoint's `run` must say.
 
     Raises:
-        UserError: checkpoints are there and none can be gone on from, or that of other settings.
+        UserError: checkpoints are there and none can be gone on from, or that of other settings; or a finished model of
+            another configuration.
     """
     resume = config.engine.resume
-    own = list_checkpoints(folder)
-    if not own and (damaged := list_damaged(folder)):  # not an empty run: its updates would be lost in silence
+    own, finished = list_checkpoints(folder), (folder.parent / "model").is_dir()
+    if (
+        not own and not finished and (damaged := list_damaged(folder))
+    ):  # not an empty run: its updates would be lost in silence
         raise UserError(
             f"{folder}: holds damaged checkpoints alone (the newest: {damaged[-1].name}); remove them to begin again, "
             "or choose another out"
@@ -231,6 +249,8 @@ def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any])
         begun = newest_checkpoint(folder, lambda text: print(text, flush=True))
         if begun is None:
             raise UserError(f"{folder}: none of its {len(own)} checkpoints is whole; remove them to begin again")
+    elif finished:
+        return _check_finished(config, folder.parent)
     elif resume != "auto":
         begun = open_checkpoint(Path(resume))
     if begun:
@@ -240,51 +260,25 @@ def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any])
     return begun
 
 
-def _loader(
-    config: TrainConfig, data: Dataset, sampler: StepBatches, collator: Callable[[Sequence[Any]], Batch]
-) -> Iterator[Batch]:
-    """This process's micro-batches, from `data.workers` processes."""
-    # not prepared by accelerate: the sampler already gives each process its part, in an order that does not
-    # depend on their number (accelerate's own sharding pads and re-orders)
-    return iter(
-        DataLoader(
-            data,
-            batch_sampler=sampler,
-            collate_fn=collator,
-            num_workers=config.data.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=False,
-        )
+def _check_finished(config: TrainConfig, out: Path) -> str:
+    """FINISHED, where `out` holds the final model of this very configuration and no checkpoint."""
+    path = out / "config.yaml"
+    if path.is_file() and path.read_text(encoding="utf-8") == to_yaml(config):
+        return FINISHED
+    raise UserError(
+        f"{out}: holds the finished model of another configuration and no checkpoint to go on from; name another out, "
+        "or remove it"
     )
 
 
-class _Best:
-    """`out`/best: the model of the validation with the highest `metric` so far, and best.json, which says which.
-
-    Args:
-        metric: "" keeps none.
-    """
-
-    def __init__(self, folder: Path, metric: str) -> None:
-        self.folder, self.metric = folder, metric
-        path = folder / "best.json"
-        self._value = json.loads(path.read_text()).get(metric, -math.inf) if metric and path.is_file() else -math.inf
-
-    def take(self, record: dict[str, Any]) -> bool:
-        """Whether this validation is the best so far; remembered if so (by every process)."""
-        if not self.metric:
-            return False
-        if self.metric not in record:
-            raise UserError(f"tracking.best: a validation has no {self.metric}, but {', '.join(record)}")
-        better = record[self.metric] > self._value
-        self._value = max(self._value, record[self.metric])
-        return better
-
-    def keep(self, done: int, write: Callable[[Path], None]) -> None:
-        """Replace what is kept (by one process)."""
-        with atomic_folder(self.folder) as temporary:
-            write(temporary)
-            (temporary / "best.json").write_text(json.dumps({"step": done, self.metric: self._value}))
+def _validation_is_missing(out: Path, schedule: Schedule, start: int, accelerator: Accelerator) -> bool:
+    """Whether a run that goes on was stopped between an update and the validation behind it; told by rank 0."""
+    found = [False]
+    if accelerator.is_main_process and start and schedule.due(schedule.validate_every, start):
+        records = read_records(out / "metrics.jsonl")
+        found = [not any(r["step"] == start and any(n.startswith("validation_") for n in r) for r in records)]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _averaged(averages: Averages | None) -> AbstractContextManager[None]:

@@ -28,6 +28,9 @@ from vivo.training.runtime import seed_step
 from vivo.training.schedule import Schedule
 from vivo.training.tracking import Tracker
 
+MOST_LEFT_OUT = 30
+"""Overflows in a row after which a gradient is taken to be not finite at any scale: 2^16 has been halved to 2^-14."""
+
 Validate = Callable[[PreTrainedModel, int], dict[str, float]]
 
 
@@ -42,6 +45,7 @@ class Training:
         loss_of: (model output, batch) -> {"loss": sum over tokens, "count": tokens, ...more sums}, the same
             names on every process. The log has them as `vivo.training.means` says.
         validate: called on all processes with the unwrapped model when `schedule` says so.
+        validate_first: the run was stopped before the validation that was due after `start` updates.
         save: called on all processes with the number of updates done, to write a checkpoint.
     """
 
@@ -56,6 +60,7 @@ class Training:
     micro_batches: int
     loss_of: Loss
     validate: Validate | None
+    validate_first: bool
     save: Callable[[int], None]
     tracker: Tracker
     interruption: Interruption
@@ -73,6 +78,9 @@ def train(run: Training) -> None:
     trained = [p for p in run.model.parameters() if p.requires_grad]
     meter = Meter(accelerator.unwrap_model(run.model), accelerator)
     run.model.train()
+    if run.validate_first:
+        validate(run, run.start)
+    left_out = 0  # updates in a row
     sums: dict[str, float] = {}
     since, pictures = time.monotonic(), 0
     for step in range(run.start, schedule.steps):
@@ -90,7 +98,8 @@ def train(run: Training) -> None:
         *totals, stop = accelerator.reduce(torch.stack([*(parts[n] for n in names), stopping]), "sum").tolist()
         loss, norm = totals[names.index("loss")], float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         # a scaled (fp16) gradient may overflow: the scaler then leaves the update out and lowers its scale
-        if not (math.isfinite(loss) and (math.isfinite(norm) or accelerator.scaler is not None)):
+        left_out = left_out + 1 if accelerator.scaler is not None and not math.isfinite(norm) else 0
+        if not (math.isfinite(loss) and (math.isfinite(norm) or 0 < left_out <= MOST_LEFT_OUT)):
             stop_before_update(run.config, step, loss, norm, update, accelerator, run.model)
         with meter.watching(schedule.due(schedule.log_every, step + 1)):
             run.optimizer.step()
@@ -118,15 +127,22 @@ def train(run: Training) -> None:
             run.tracker.log(done, record)
             sums, since, pictures = {}, time.monotonic(), 0
         run.tracker.advance(done, record)
-        if run.validate and schedule.due(schedule.validate_every, done):
-            run.model.eval()
-            found = run.validate(accelerator.unwrap_model(run.model), done)
-            run.tracker.log(done, found | {"pictures": float(done * optim.batch_size)})
-            run.tracker.log_table(done)
-            run.model.train()
-            since = time.monotonic()
-        if done < schedule.steps and (stop or schedule.due(schedule.save_every, done)):
+        if stop and done < schedule.steps:  # before a validation, for which the time may be too short
             run.save(done)
-        if stop and done < schedule.steps:
             run.tracker.say(f"stopped by a signal after update {done}; run the same command again to go on")
             raise Stopped(run.interruption.exit_status)
+        if schedule.due(schedule.validate_every, done):
+            validate(run, done)
+            since = time.monotonic()
+        if schedule.save_every and schedule.due(schedule.save_every, done):
+            run.save(done)
+
+
+def validate(run: Training, done: int) -> None:
+    """Log what `run.validate`, if there is one, says of the model after `done` updates."""
+    if run.validate:
+        run.model.eval()
+        found = run.validate(run.accelerator.unwrap_model(run.model), done)
+        run.tracker.log(done, found | {"pictures": float(done * run.config.optim.batch_size)})
+        run.tracker.log_table(done)
+        run.model.train()

@@ -86,7 +86,26 @@ class TableWriter:
         references: Mapping[str, Sequence[str]] | None = None,
         predicted_tags: Mapping[str, Sequence[str]] | None = None,
     ) -> Path:
-        """Write the table of the first `SHOWN` of `image_ids`; returns its path. All mappings are by image id."""
+        """Write the table of the first `SHOWN` of `image_ids`; returns its path. All mappings are by image id.
+
+        A table that cannot be written, as on a full disk, is a warning: it ends no training.
+        """
+        path = table_path(self.run, step)
+        try:
+            self._write(path, image_ids, tags, captions or {}, references or {}, predicted_tags or {})
+        except (OSError, UserError) as error:
+            print(f"WARNING: validation table after {step} updates not written: {error}; training goes on", flush=True)
+        return path
+
+    def _write(
+        self,
+        path: Path,
+        image_ids: Sequence[str],
+        tags: Mapping[str, Sequence[str]],
+        captions: Mapping[str, str],
+        references: Mapping[str, Sequence[str]],
+        predicted_tags: Mapping[str, Sequence[str]],
+    ) -> None:
         lines = []
         for image_id in image_ids[:SHOWN]:
             regions = self.store[image_id]
@@ -100,15 +119,13 @@ class TableWriter:
                     for box, label, score in zip(regions.boxes, regions.labels, regions.scores, strict=True)
                 ],
                 "tags": list(tags[image_id]),
-                "predicted_tags": list((predicted_tags or {}).get(image_id, [])),
-                "caption": (captions or {}).get(image_id, ""),
-                "references": list((references or {}).get(image_id, [])),
+                "predicted_tags": list(predicted_tags.get(image_id, [])),
+                "caption": captions.get(image_id, ""),
+                "references": list(references.get(image_id, [])),
             }
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        path = table_path(self.run, step)
         writable_folder(path.parent)
         atomic_write_text(path, "".join(lines))
-        return path
 
     def _draw(self, image_id: str, regions: Regions) -> str:
         """File name of the picture with its boxes, drawn at the first call; "" without picture files."""

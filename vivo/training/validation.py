@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -75,7 +76,7 @@ class CaptionValidation:
         if len(ids) > 1:
             numbers["CIDEr"] = _cider(captions, references, ids)
             few = ids[:SHUFFLED]
-            others = self._captions(model, few, few[1:] + few[:1])
+            others = self._captions(model, few, exchanged(few))
             shuffled = {i: decode_caption(self.tokenizer, hypothesis.tokens) for i, hypothesis in others.items()}
             numbers["CIDEr_shuffled"] = _cider(shuffled, references, few)
         if self.accelerator.is_main_process:
@@ -103,6 +104,13 @@ class CaptionValidation:
             )
         everywhere = dict(gather_object([(i, hypotheses[0]) for i, hypotheses in found.items()]))
         return {i: everywhere[i] for i in ids}
+
+
+def exchanged(ids: Sequence[str]) -> list[str]:
+    """For each picture another one, each once, always the same. Not the next one: neighbours in a file may be alike."""
+    order = np.random.default_rng(0).permutation(len(ids))
+    other = {ids[one]: ids[two] for one, two in zip(order, np.roll(order, 1), strict=True)}
+    return [other[image_id] for image_id in ids]
 
 
 def _cider(captions: dict[str, str], references: dict[str, list[str]], ids: Sequence[str]) -> float:
