@@ -1,12 +1,14 @@
 """A run that goes on must learn the same as before: real runs of two updates on four pictures made by hand."""
 
 import json
+import re
 import shutil
 import string
 from pathlib import Path
 
 import numpy as np
 import pytest
+import training_runs
 
 from vivo.config import load_config
 from vivo.data.examples import write_caption_examples, write_tag_examples
@@ -61,17 +63,22 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(given: Path, out: Path, objective: str, *overrides: str) -> Path:
-    """Two updates, a checkpoint after the first; goes on where `out` has one."""
+def command(given: Path, out: Path, objective: str) -> list[str]:
+    """A configuration and overrides: two updates of a tiny model, a checkpoint after the first."""
     (out.parent / "run.yaml").write_text(f"objective: {objective}\ninit: random\n")
     examples = "captions.jsonl" if objective == "captions" else "tags.jsonl"
-    config = load_config(
-        out.parent / "run.yaml",
-        [f"out={out}", f"data.regions={given / 'one'}", f"data.examples={given / examples}", "model.hidden_size=8",
-         "model.heads=2", "model.intermediate_size=8", "model.layers=1", f"model.vocabulary={given / 'pieces.txt'}",
-         "optim.batch_size=2", "optim.duration=2steps", "optim.precision=fp32", "tracking.save_every=1step",
-         *overrides],
-    )  # fmt: skip
+    return [
+        str(out.parent / "run.yaml"), f"out={out}", f"data.regions={given / 'one'}",
+        f"data.examples={given / examples}", "model.hidden_size=8", "model.heads=2", "model.intermediate_size=8",
+        "model.layers=1", f"model.vocabulary={given / 'pieces.txt'}", "optim.batch_size=2", "optim.duration=2steps",
+        "optim.precision=fp32", "tracking.save_every=1step",
+    ]  # fmt: skip
+
+
+def run(given: Path, out: Path, objective: str, *overrides: str) -> Path:
+    """Train, or go on where `out` has a checkpoint; the model's folder."""
+    path, *first = command(given, out, objective)
+    config = load_config(path, [*first, *overrides])
     return (finetune if objective == "captions" else pretrain)(config)
 
 
@@ -167,6 +174,16 @@ def test_processes_that_read_other_files_are_named():
     check_same_everywhere([one, dict(one)])
     with pytest.raises(UserError, match="process 2 has examples 34cd, process 0 has 12ab: give all nodes"):
         check_same_everywhere([one, one, one | {"examples": "34cd"}])
+
+
+def test_two_processes_with_other_examples_end_before_training(given: Path, tmp_path: Path):
+    """As on two nodes, each with a disk of its own; each process reads the folder named after its rank."""
+    shutil.copytree(given, tmp_path / "0")
+    shutil.copytree(given / "other_tags", tmp_path / "1")
+    program = ["pretrain/train.py", *command(given, tmp_path / "run", "tags")]
+    said = training_runs.run(2, [*program, f"data.examples={tmp_path}/${{oc.env:RANK}}/tags.jsonl"], status=1)
+    assert re.search(r"error: process 1 has examples [0-9a-f]{16}, process 0 has [0-9a-f]{16}: give all nodes", said)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_run_names_what_it_does_not_train(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
