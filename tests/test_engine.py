@@ -12,6 +12,7 @@ from test_modeling import small_context, small_model
 from test_training import config_for
 from torch import nn
 
+from vivo.config import OptimConfig
 from vivo.errors import UserError
 from vivo.losses import tag_set_loss
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
@@ -19,6 +20,7 @@ from vivo.training.averages import Averages
 from vivo.training.best import Best
 from vivo.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, open_checkpoint
 from vivo.training.gradients import accumulate, check_all_have_gradients
+from vivo.training.optim import build_optimizer, name_parameters
 from vivo.training.runs import finetune, pretrain
 from vivo.training.tracking import read_records
 
@@ -123,6 +125,31 @@ def test_a_parameter_that_nothing_trains_is_named():
         check_all_have_gradients(model)
 
 
+def test_frozen_and_undecayed_parameters_are_named_layers_together():
+    model = small_model(VivoForTagPretraining)
+    model.freeze_vocabulary()
+    without, frozen = name_parameters(model)
+    assert frozen == "frozen: vivo.embeddings.word.weight, head.bias"
+    # all biases and norms but the frozen bias; six of each layer are named once
+    named = without.removeprefix("without decay: ").split(", ")
+    assert named == [
+        *(f"vivo.embeddings.norm.{kind}" for kind in ("weight", "bias")), "vivo.regions.linear.bias",
+        "vivo.layers.*.qkv.bias", "vivo.layers.*.attention_output.bias", "vivo.layers.*.attention_norm.weight",
+        "vivo.layers.*.attention_norm.bias", "vivo.layers.*.feed_forward_in.bias",
+        "vivo.layers.*.feed_forward_out.bias", "vivo.layers.*.feed_forward_norm.weight",
+        "vivo.layers.*.feed_forward_norm.bias", "head.dense.bias", "head.norm.weight", "head.norm.bias",
+    ]  # fmt: skip
+    # the names are those of the optimizer's groups
+    _, undecayed = build_optimizer(model, OptimConfig()).param_groups
+    assert sum(3 if "*" in name else 1 for name in named) == len(undecayed["params"])
+
+    model.requires_grad_(True)
+    assert name_parameters(model)[1] == "frozen: none"
+    for layer in (0, 2):  # not all layers: no star
+        model.vivo.layers[layer].qkv.weight.requires_grad_(False)
+    assert name_parameters(model)[1] == "frozen: vivo.layers.0.qkv.weight, vivo.layers.2.qkv.weight"
+
+
 SHORT = ("optim.duration=6steps", "optim.warmup=1step", "optim.batch_size=4", "tracking.save_every=2steps",
          "tracking.keep=9")  # fmt: skip
 
@@ -172,7 +199,7 @@ def test_rules_of_resume(tiny_world: Path, tmp_path: Path, six: Path):
             again("changed", f"engine.resume={at_two}", change)
     frozen = config_for(tiny_world, tmp_path / "frozen", "tags", *SHORT, "model.freeze_embeddings=true")
     pretrain(frozen)
-    with pytest.raises(UserError, match="embeddings.word.weight was not trained there"):
+    with pytest.raises(UserError, match="was trained with model.freeze_embeddings True, and now it is False"):
         pretrain(config_for(tiny_world, tmp_path / "frozen", "tags", *SHORT))
 
 
@@ -183,13 +210,13 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 ):
     shutil.copytree(six, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "model")
-    before, last = list_checkpoints(tmp_path / "checkpoints")
+    first, before, last = list_checkpoints(tmp_path / "checkpoints")
     (last / name).write_bytes((last / name).read_bytes()[:-3])
     pretrain(config_for(tiny_world, tmp_path, "tags", *SHORT, "optim.ema=0.9"))
     said = capsys.readouterr()
-    assert f"checkpoint passed over: {last / name}: " in said.out and "resumed at 2" in said.err
+    assert f"checkpoint passed over: {last / name}: " in said.out and "resumed at 4" in said.err
     assert equal(tmp_path, six) and (last.with_name(f"{last.name}.damaged")).is_dir()
-    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [before.name, last.name]
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [first.name, before.name, last.name]
 
 
 @pytest.mark.slow
@@ -204,7 +231,7 @@ def test_a_flipped_bit_is_found_and_without_any_whole_checkpoint_there_is_an_err
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"optimizer.safetensors: is damaged \(its SHA-256"):
             open_checkpoint(checkpoint)
-    with pytest.raises(UserError, match="none of its 2 checkpoints is whole; remove them to begin again"):
+    with pytest.raises(UserError, match="none of its 3 checkpoints is whole; remove them to begin again"):
         pretrain(config_for(tiny_world, tmp_path, "tags", *SHORT, "optim.ema=0.9"))
 
 
@@ -226,12 +253,12 @@ def test_averages_are_the_model_and_survive_a_resume(tiny_world: Path, tmp_path:
 def test_a_checkpoint_says_what_it_is_and_holds_no_pickle(six: Path):
     (*_, last) = list_checkpoints(six / "checkpoints")
     found = open_checkpoint(last)
-    assert found.step == 4 and found.run["batch_size"] == 4 and found.run["objective"] == "tags"
+    assert found.step == 6 and found.run["optim.batch_size"] == 4 and found.run["objective"] == "tags"
     assert {file.suffix for file in last.iterdir()} <= {".safetensors", ".json"}
     state = json.loads((last / "state.json").read_text())
     assert set(state["files"]) == {file.name for file in last.iterdir()} - {"state.json"}
     said: list[str] = []
-    assert newest_checkpoint(six / "checkpoints", said.append).step == 4 and not said
+    assert newest_checkpoint(six / "checkpoints", said.append).step == 6 and not said
     other = small_model(VivoForTagPretraining)
     with pytest.raises(UserError, match="is of another model"):
         load_checkpoint(last, other, torch.optim.AdamW(other.parameters()))

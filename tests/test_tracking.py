@@ -123,3 +123,90 @@ def test_records_wait_while_the_disk_is_full(tmp_path: Path, capsys: pytest.Capt
         tracker.log(5, {"loss": 1.0})
     assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert capsys.readouterr().err.count("records wait in memory") == 1
+
+
+def spoil(path: Path, line: int, content: bytes) -> list[bytes]:
+    """Replace line number `line` of a file (from 1); returns all lines."""
+    lines = path.read_bytes().splitlines()
+    lines[line - 1] = content
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return lines
+
+
+ODD = [
+    b'{"step": 3, "lo',
+    b"\x00\x00\xff",
+    b"5",
+    b'["step"]',
+    b'{"loss": 3}',
+    b'{"step": null}',
+    b'{"step": true}',
+    b"NaN",
+]
+
+
+@pytest.mark.parametrize("content", ODD)
+def test_one_bad_line_costs_no_other_record(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes):
+    """Cut in the middle, as a power cut leaves it, or no record at all: named; the run goes on and keeps the line."""
+    path = tmp_path / "metrics.jsonl"
+    track(tmp_path, 0, 5, "disabled")
+    lines = spoil(path, 3, content)
+    assert [r["step"] for r in read_records(path)] == [1, 2, 4, 5, 5]
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings == [f"WARNING: {path}: no record with a step in line 3; read without, and kept in the file"]
+    track(tmp_path, 4, 6, "disabled")
+    assert path.read_bytes().splitlines()[:4] == lines[:4]
+    assert [r["step"] for r in read_records(path)] == [1, 2, 4, 5, 6, 6]
+
+
+def test_a_last_line_that_a_kill_has_cut_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "metrics.jsonl"
+    track(tmp_path, 0, 3, "disabled")
+    capsys.readouterr()
+    content = path.read_bytes()
+    for missing in range(1, 40):
+        path.write_bytes(content[:-missing])
+        # only the end of the line is missing, or the record of the validation at 3
+        assert [r["step"] for r in read_records(path)] == ([1, 2, 3, 3] if missing == 1 else [1, 2, 3])
+    assert capsys.readouterr().err == ""
+    track(tmp_path, 2, 4, "disabled")
+    assert [r["step"] for r in read_records(path)] == [1, 2, 3, 4, 4]
+
+
+def test_many_bad_lines_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "metrics.jsonl").write_bytes(b"?\n" * 9 + b'\n{"step": 1}\n')
+    assert read_records(tmp_path / "metrics.jsonl") == [{"step": 1}]
+    assert "in lines 1, 2, 3, 4, 5 and 4 more;" in capsys.readouterr().err
+
+
+def test_sync_replays_what_lies_behind_a_bad_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    track(run, 0, 5, "disabled")
+    spoil(run / "metrics.jsonl", 3, b'{"step": 3, "l')
+    assert main(["sync", str(run), "--offline"]) == 0
+    said = capsys.readouterr()
+    assert "5 records, 0 tables" in said.out and "no record with a step in line 3" in said.err
+    (stretch,) = stretches(run)
+    assert sorted(stretch.rows) == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("metrics.jsonl", "[1]\n", "metrics.jsonl: no record to replay"),
+        ("metrics.jsonl", '{"loss": 3}\n', "metrics.jsonl: no record to replay"),
+        ("metrics.jsonl", "\x00\x00\n", "metrics.jsonl: no record to replay"),
+        ("config.yaml", "tracking: 3\n", "config.yaml: tracking: is a group of fields, not 3"),
+        ("config.yaml", "tracking: [\n", "config.yaml: cannot be read (while parsing a flow node"),
+        ("config.yaml", "- a\n", "config.yaml: is no run configuration"),
+        ("config.yaml", "a: \x00\n", "config.yaml: cannot be read ("),
+        ("environment.json", '{"commit": ', "environment.json: is damaged ("),
+    ],
+)
+def test_sync_names_the_file_that_it_cannot_read(tmp_path: Path, capsys, file: str, content: str, message: str):
+    track(tmp_path / "run", 0, 2, "disabled")
+    (tmp_path / "run" / file).write_text(content)
+    capsys.readouterr()
+    assert main(["sync", str(tmp_path / "run"), "--offline"]) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"error: {tmp_path / 'run'}/{message}")

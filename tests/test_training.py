@@ -244,6 +244,13 @@ def test_durations_become_updates():
     config.tracking = TrackingConfig(log_every="100 examples", validate_every="1 epoch", save_every="7 steps")
     found = Schedule.of(config, 100)
     assert (found.steps, found.warmup, found.log_every, found.validate_every, found.save_every) == (38, 4, 13, 13, 7)
+    config.optim.warmup = "2 epochs"
+    assert Schedule.of(config, 100).warmup == 25
+    config.optim.warmup = "4 epochs"  # would end before the rate is reached: said, not cut
+    with pytest.raises(
+        UserError, match="optim.warmup: 4 epochs is 50 updates, more than the 38 of optim.duration, 3 ep"
+    ):
+        Schedule.of(config, 100)
     assert [done for done in range(1, 39) if found.due(found.validate_every, done)] == [13, 26, 38]
     assert (
         parse_duration("10 percent").steps(8, 100, 30) == 3

@@ -168,8 +168,8 @@ class OptimConfig:
     warmup: str = duration()
     # Not applied to biases and layer norms.
     weight_decay: float = at_least(0.05, 0.0)
-    beta1: float = between(0.9, 0.0, 1.0)
-    beta2: float = between(0.999, 0.0, 1.0)
+    beta1: float = between(0.9, 0.0, 0.999999)
+    beta2: float = between(0.999, 0.0, 0.999999)
     eps: float = at_least(1e-8, 0.0)
     # Largest norm of the gradient; 0 = no clipping.
     clip_norm: float = at_least(1.0, 0.0)
@@ -228,7 +228,7 @@ class TrainConfig:
     """One training run, of pretrain/train.py or finetune/train.py."""
 
     # Weights, order of examples, masks and dropout all hang on it.
-    seed: int = at_least(0, 0)
+    seed: int = between(0, 0, 2**32 - 1)
     # Folder of the run: config.yaml, metrics.jsonl, checkpoints.
     out: str = "runs/debug"
     # Pre-training: "tags" = visual vocabulary from image-tag pairs (VIVO); "pairs" = masked caption tokens of
@@ -345,6 +345,8 @@ def validate(config: TrainConfig | EvalConfig) -> None:
     """
     for key, problem in value_problems(config):
         raise UserError(f"{key}: {problem}")
+    if not config.out.strip():  # the working directory is where other files lie
+        raise UserError("out: is needed: the folder to write")
     if isinstance(config, TrainConfig):
         _validate_training(config)
     else:

@@ -109,8 +109,12 @@ def value_problems(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             low, high = item.metadata.get("low", -math.inf), item.metadata.get("high", math.inf)
             if not low <= value <= high or not math.isfinite(value):
-                rule = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+                rule = f"{_figure(low)} or more" if high == math.inf else f"from {_figure(low)} to {_figure(high)}"
                 yield key, f"must be {rule}, not {value}"
+
+
+def _figure(bound: int | float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _chain(path: Path) -> list[Path]:

@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 
 UNITS = ("steps", "epochs", "examples", "percent")
+LONGEST = 1e15
+"""The largest amount: more than any machine can do, and small enough to count with."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def parse_duration(text: str) -> Duration:
     if not found or found[2] not in units:
         raise ValueError(f"{text!r} is no duration; write an amount and one of {', '.join(UNITS)}, as in '800 steps'")
     number = float(found[1])
+    if number > LONGEST:
+        raise ValueError(f"{text!r} is longer than any run; {LONGEST:g} is the most")
     duration = Duration(number, units[found[2]])
     if duration.unit == "steps" and number != int(number):
         raise ValueError(f"{text!r}: there are no parts of a step")

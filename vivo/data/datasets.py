@@ -1,5 +1,6 @@
 """Examples joined with their regions, for a DataLoader whose sampler yields (epoch, index)."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,13 @@ class _WithRegions(Dataset):
     def image_ids(self) -> list[str]:
         """Ids of the pictures, in the order of the examples."""
         return [example.image_id for example in self.examples]
+
+    def digest(self) -> str:
+        """16 hex digits over ids, tags and captions of the examples, in their order, whatever file they lie in."""
+        told = hashlib.sha256()
+        for example in self.examples:
+            told.update(json.dumps([example.image_id, example.tags, getattr(example, "captions", [])]).encode())
+        return told.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -33,6 +33,10 @@ class MixedPictures(Dataset):
         """Of all pictures, in the order of their numbers."""
         return [*self.tags.image_ids, *self.pairs.image_ids]
 
+    def digest(self) -> str:
+        """Of the examples of both sets."""
+        return f"{self.tags.digest()}+{self.pairs.digest()}"
+
     def __len__(self) -> int:
         return len(self.tags) + len(self.pairs)
 

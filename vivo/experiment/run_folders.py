@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vivo.data.coco import read_json
 from vivo.data.predictions import read_header, read_predictions
 from vivo.data.region_format import sha256_of
 from vivo.errors import UserError
 from vivo.experiment.trained import LeftOut, Trained, row_of, settings_of
+from vivo.training.stored_run import read_config
 from vivo.training.tracking import read_records
 
 TEXT_WEIGHTS = ("minilm", "random")
@@ -92,28 +91,13 @@ def _read(run: Path) -> Trained | LeftOut:
     commits = [_commit(folder / "environment.json") for folder in stages.values()]
     return Trained(
         row_of(tuned.absolute()),
-        int(finetune.get("seed", 0)),
+        _seed(finetune, tuned / "config.yaml"),
         str(run),
         settings_of(pretrain, finetune),
         tuple(dict.fromkeys(commit for commit in commits if commit)),
         last,
         read_predictions(predictions),
     )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.yaml as nested dicts, unchecked.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is no run configuration")
-    return found
 
 
 def _pretrained(run: Path, init: Path) -> Path:
@@ -134,11 +118,21 @@ def _check_weights(predictions: Path, weights: Path) -> None:
         raise UserError(f"{predictions}: was written by other weights than {weights}; caption the pictures again")
 
 
+def _seed(config: dict[str, Any], path: Path) -> int:
+    seed = config.get("seed", 0)
+    if type(seed) is not int:
+        raise UserError(f"{path}: seed: must be a whole number, not {seed!r}")
+    return seed
+
+
 def _last(folder: Path) -> dict[str, float]:
     """Step and loss of the last record of the loss."""
-    losses = [record for record in read_records(folder / "metrics.jsonl") if "loss" in record]
+    losses = [r for r in read_records(folder / "metrics.jsonl") if type(r.get("loss")) in (int, float)]
     return {key: losses[-1][key] for key in ("step", "loss")} if losses else {}
 
 
 def _commit(path: Path) -> str:
-    return str(read_json(path).get("commit", "")) if path.is_file() else ""
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: must be a JSON object with the run's commit, not {found!r:.40}")
+    return str(found.get("commit", ""))

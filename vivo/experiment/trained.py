@@ -77,13 +77,13 @@ def differences(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, 
 def _leaves(tree: Mapping[str, Any], stage: str, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        key = prefix + name
+        key = f"{prefix}{name}"
         if key in _FREE:
             continue
         if isinstance(value, Mapping):
             found |= _leaves(value, stage, f"{key}.")
         else:
-            found[stage + key] = _named(value) if key in PATHS else value
+            found[stage + key] = _named(value) if key in PATHS and isinstance(value, str) else value
     return found
 
 

@@ -5,12 +5,15 @@
         optimizer.safetensors                               "<parameter>/<state>" of AdamW
         averages.safetensors                                of the weights, where `optim.ema` is above 0
         state.json                                          {"step": updates done, "run": what must not change,
-                                                             "files": {name: {"bytes", "sha256"}}, ...}
+                                                             "files": {name: {"bytes", "sha256"}}, ...,
+                                                             "sha256": of all the rest of it}
 
 The order of data, masks and dropout are functions of (seed, step), so the step is all the state that a loop has.
-state.json is written last and names every other file with its hash: what it does not fit is not loaded.
+state.json is written last and names every other file with its hash, and has one of its own: what does not fit is not
+loaded. A folder that is called as if it were of another step is not loaded either.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -34,6 +37,7 @@ from vivo.training.averages import Averages
 
 _NAME = re.compile(r"step_(\d{8})")
 STATE = "state.json"
+_NEEDED = ("model.safetensors", "optimizer.safetensors")
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Checkpoint:
     """One checkpoint that is whole, and what its state.json says.
 
     Attributes:
-        path: the folder. step: updates done. run: settings that decide the run; see `engine.identity`.
+        path: the folder. step: updates done. run: settings that decide the run; see `vivo.training.identity`.
         extra: whatever else was saved ("wandb_id", "scaler").
     """
 
@@ -88,13 +92,13 @@ def save_checkpoint(
             file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(temporary.iterdir())
         }
         state = {"step": step, "run": dict(run), **extra, "files": files}
-        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        (temporary / STATE).write_text(state_text(state))
         for file in temporary.iterdir():  # on the disk before the name is: a power cut must not leave empty files
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(f"checkpoint {final}: {_cause(error)}") from error
+        raise OSError(f"checkpoint {final}: {cause_of(error)}") from error
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in list_checkpoints(folder)[:-keep]:
@@ -121,7 +125,7 @@ def save_model(
         model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None)
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # it hides the system's error in a text
-        raise OSError(_cause(error)) from error
+        raise OSError(cause_of(error)) from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -129,15 +133,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step_*") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
+def list_damaged(folder: Path) -> list[Path]:
+    """Checkpoints that were set aside, oldest first."""
+    return sorted(p for p in folder.glob("step_*.damaged") if _NAME.fullmatch(p.stem)) if folder.is_dir() else []
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read state.json and compare every file with its size and hash.
+    """Read state.json, which must be whole itself, and compare every file with its size and hash.
 
     Raises:
         UserError: which file is damaged or missing.
     """
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        step, files = int(state.pop("step")), state.pop("files")
+        state = _read_state(path)
+        step, run, files = state.pop("step"), state.pop("run"), state.pop("files")
         for name, told in files.items():
             file = path / name
             if not file.is_file():
@@ -150,7 +159,44 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path / STATE}: cannot be read ({type(error).__name__}: {error})") from error
-    return Checkpoint(path, step, state.pop("run", {}), state)
+    return Checkpoint(path, step, run, state)
+
+
+def state_text(state: Mapping[str, Any]) -> str:
+    """The content of a state.json that says `state`."""
+    return json.dumps({**state, "sha256": _hash_of(state)}, indent=1)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What the state.json of the checkpoint `path` says, without its hash.
+
+    Raises:
+        UserError: it is not what was written, or it is not of this checkpoint.
+    """
+    file = path / STATE
+    state = json.loads(file.read_text(encoding="utf-8"))
+    told = state.pop("sha256", None)
+    if told is None:
+        raise UserError(f"{file}: has no hash of itself: it is damaged, or of an older version of vivo")
+    if told != _hash_of(state):
+        raise UserError(f"{file}: is damaged (it does not have the SHA-256 that it names)")
+    step = state["step"]
+    if type(step) is not int or step < 0:
+        raise UserError(f"{file}: holds no number of updates, but step {step!r}")
+    if not isinstance(state["run"], dict):
+        raise UserError(f"{file}: holds no settings of the run, but {state['run']!r}")
+    if lacking := [name for name in _NEEDED if name not in state["files"]]:
+        raise UserError(f"{file}: names no {lacking[0]} among its files")
+    # a copy may have any name, but none that says another step
+    if (name := _NAME.fullmatch(path.name)) and int(name[1]) != step:
+        raise UserError(f"{file}: says step {step}, but the folder's name says {int(name[1])}; was it exchanged?")
+    return state
+
+
+def _hash_of(state: Mapping[str, Any]) -> str:
+    """SHA-256 of what a state.json says, however it is spaced."""
+    told = {key: value for key, value in state.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
@@ -163,10 +209,11 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
     return None
 
 
-def set_aside_newer(folder: Path, step: int) -> None:
-    """Rename the checkpoints beyond `step`, all of them damaged, so that they are not counted among those kept."""
-    for path in list_checkpoints(folder):
-        if int(path.name.removeprefix("step_")) > step:
+def set_aside_newer(kept: Path) -> None:
+    """Rename the checkpoints after `kept` in its folder, all of them damaged, so that they are not counted among those
+    that are kept. Their names say which they are: what is in them cannot be believed."""
+    for path in list_checkpoints(kept.parent):
+        if path.name > kept.name:
             aside = path.with_name(f"{path.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
@@ -242,6 +289,6 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
     """Why a file could not be written (safetensors hides the system's error in its text)."""
     return error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())

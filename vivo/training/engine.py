@@ -3,24 +3,25 @@
 Where a run starts, first rule that holds:
 
 1. `engine.resume: never`: at `init`; a folder with checkpoints is refused.
-2. `out` holds checkpoints: the newest whole one. Damaged ones are named, passed over and set aside.
+2. `out` holds checkpoints: the newest whole one. Damaged ones are named, passed over and set aside; where none is
+   whole, or where only those that were set aside are left, the run does not begin again by itself.
 3. `engine.resume` is the folder of a checkpoint, of another run: weights, optimizer and step are its.
 4. At `init`, step 0. A finished run that has left no checkpoint is not begun again: given with the same configuration
    it is finished, with another one it is refused.
 
-A checkpoint says which seed, batch size, examples and objective its step counts on. With others the order of examples
-would be another one, so they are refused; learning rate, duration, number of processes and micro-batches may change.
+A checkpoint says what was learned there (`vivo.training.identity`): seed, batch size, examples, detector, masks, loss.
+With others its step would stand for something else, so they are refused; learning rate, duration, number of processes
+and micro-batches may change.
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -36,6 +37,7 @@ from vivo.training.checkpoint import (
     gathered,
     is_sharded,
     list_checkpoints,
+    list_damaged,
     load_checkpoint,
     newest_checkpoint,
     open_checkpoint,
@@ -44,10 +46,11 @@ from vivo.training.checkpoint import (
     set_aside_newer,
     whole_copy,
 )
+from vivo.training.identity import check_goes_on, check_same_everywhere, identity
 from vivo.training.interruption import Interruption
 from vivo.training.loading import micro_batches
 from vivo.training.loop import Training, Validate, train
-from vivo.training.optim import build_optimizer, describe_parameters
+from vivo.training.optim import build_optimizer, describe_parameters, name_parameters
 from vivo.training.runtime import environment, make_accelerator
 from vivo.training.schedule import Schedule
 from vivo.training.tasks import Task
@@ -93,7 +96,7 @@ def _run(
     accelerator = make_accelerator(config.optim.precision, config.engine.timeout)
     main = accelerator.is_main_process
     schedule = Schedule.of(config, len(data))
-    folder, settings = out / "checkpoints", identity(config, data.image_ids)
+    folder, settings = out / "checkpoints", identity(config, data, tokenizer, model)
     begun = _starting_point(config, folder, settings, accelerator)
     if begun == FINISHED:
         if main:
@@ -163,6 +166,8 @@ def _run(
             f"({accelerator.num_processes} processes x {sampler.micro_batches} micro-batches), "
             f"{accelerator.mixed_precision}; {describe_parameters(plain)}" + (f"; resumed at {start}" if start else "")
         )
+        for line in name_parameters(plain):
+            tracker.say(line)
         train(
             Training(
                 config,
@@ -202,27 +207,15 @@ def _run(
     return final
 
 
-def identity(config: TrainConfig, image_ids: Sequence[str]) -> dict[str, Any]:
-    """What the order of examples, masks and captions hangs on: a checkpoint's step means nothing with another."""
-    examples = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
-    return {
-        "seed": config.seed,
-        "batch_size": config.optim.batch_size,
-        "objective": config.objective,
-        **({"pairs_share": config.data.pairs_share} if config.objective == "both" else {}),
-        "pictures": len(image_ids),
-        "examples": examples[:16],
-    }
-
-
 def _starting_point(
     config: TrainConfig, folder: Path, settings: dict[str, Any], accelerator: Accelerator
 ) -> Checkpoint | str | None:
     """The checkpoint to go on from by the rules above; None: at `init`; FINISHED. Found by rank 0 for all."""
+    check_same_everywhere(gather_object([settings]))
     found: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            found = [_find_checkpoint(config, folder, settings)]
+            found = [find_checkpoint(config, folder, settings)]
         except UserError as error:
             found = [error]
     broadcast_object_list(found)
@@ -231,9 +224,25 @@ def _starting_point(
     return found[0]
 
 
-def _find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | str | None:
+def find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]) -> Checkpoint | str | None:
+    """The checkpoint to go on from by the rules above, or FINISHED; newer ones, all of them damaged, are set aside.
+
+    Args:
+        folder: of the run's own checkpoints. settings: what a checkpoint's `run` must say.
+
+    Raises:
+        UserError: checkpoints are there and none can be gone on from, or that of other settings; or a finished model of
+            another configuration.
+    """
     resume = config.engine.resume
-    own = list_checkpoints(folder)
+    own, finished = list_checkpoints(folder), (folder.parent / "model").is_dir()
+    if (
+        not own and not finished and (damaged := list_damaged(folder))
+    ):  # not an empty run: its updates would be lost in silence
+        raise UserError(
+            f"{folder}: holds damaged checkpoints alone (the newest: {damaged[-1].name}); remove them to begin again, "
+            "or choose another out"
+        )
     if resume == "never":
         if own:
             raise UserError(
@@ -245,18 +254,14 @@ def _find_checkpoint(config: TrainConfig, folder: Path, settings: dict[str, Any]
         begun = newest_checkpoint(folder, lambda text: print(text, flush=True))
         if begun is None:
             raise UserError(f"{folder}: none of its {len(own)} checkpoints is whole; remove them to begin again")
-        set_aside_newer(folder, begun.step)
-    elif (folder.parent / "model").is_dir():
+    elif finished:
         return _check_finished(config, folder.parent)
     elif resume != "auto":
         begun = open_checkpoint(Path(resume))
     if begun:
-        for key, value in settings.items():
-            if begun.run.get(key, value) != value:
-                raise UserError(
-                    f"{begun.path}: was trained with {key} {begun.run[key]}, and now it is {value}: its step would "
-                    "stand for other examples; choose another out (and init to start from its weights)"
-                )
+        check_goes_on(begun.run, settings, begun.path)
+    if own and begun:
+        set_aside_newer(begun.path)
     return begun
 
 

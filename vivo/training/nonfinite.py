@@ -3,7 +3,7 @@
     <out>/nonfinite/step_00001234/
         model/                      the weights that the step began with
         rank0_0.safetensors .json   the tensors and the picture ids of each micro-batch of each process
-        state.json                  {"step", "seed", "loss", "gradient_norm"}
+        state.json                  {"objective", "step", "seed", "loss", "gradient_norm"}
 
 `--replay FOLDER` of the training programs runs it alone (vivo/training/replay.py).
 """
@@ -11,18 +11,19 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vivo.config import TrainConfig
 from vivo.data.collate import Batch
 from vivo.errors import UserError
-from vivo.training.checkpoint import gathered
+from vivo.training.checkpoint import cause_of, gathered
 
 SHOWN = 8
 
@@ -54,11 +55,12 @@ def stop_before_update(
             save_batch(folder / f"rank{accelerator.process_index}_{index}.safetensors", batch)
         if accelerator.is_main_process:
             plain.save_pretrained(folder / "model", state_dict=weights)
-            state = {"step": step, "seed": config.seed, "loss": str(loss), "gradient_norm": str(norm)}
+            state = {"objective": config.objective, "step": step, "seed": config.seed}
+            state |= {"loss": str(loss), "gradient_norm": str(norm)}
             (folder / "state.json").write_text(json.dumps(state))
         saved = f"saved in {folder}: look with --replay {folder}"
-    except OSError as error:
-        saved = f"could not be saved in {folder} ({error.strerror})"
+    except (OSError, SafetensorError) as error:
+        saved = f"could not be saved in {folder} ({cause_of(error)})"
     accelerator.wait_for_everyone()
     what = "Pictures with features that are not finite" if guilty else "Pictures of the update"
     shown = ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
@@ -81,5 +83,34 @@ def save_batch(path: Path, batch: Batch) -> None:
 
 
 def load_batch(path: Path) -> Batch:
-    """What `save_batch` wrote."""
-    return load_file(path) | json.loads(path.with_suffix(".json").read_text())
+    """What `save_batch` wrote.
+
+    Raises:
+        UserError: one of its two files is missing or damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({cause_of(error)})") from error
+    ids = read_json(path.with_suffix(".json"), ("image_ids",))["image_ids"]
+    if "region_features" not in tensors or not isinstance(ids, list) or len(ids) != len(tensors["region_features"]):
+        raise UserError(f"{path}: holds no batch of the pictures that {path.with_suffix('.json').name} names")
+    return tensors | {"image_ids": [str(i) for i in ids]}
+
+
+def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON object that has `keys`.
+
+    Raises:
+        UserError: it is missing, damaged, or something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error})") from error
+    lacking = [key for key in keys if key not in found] if isinstance(found, dict) else keys
+    if lacking:
+        raise UserError(f"{path}: does not say {', '.join(lacking)}: it is damaged, or of an older version of vivo")
+    return found

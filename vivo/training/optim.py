@@ -1,5 +1,8 @@
 """AdamW and its groups of parameters."""
 
+import re
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -23,3 +26,25 @@ def describe_parameters(model: nn.Module) -> str:
     rest = sum(p.numel() for p in trained if p.dim() < 2)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     return f"{decay / 1e6:.2f}M with decay, {rest / 1e6:.2f}M without, {frozen / 1e6:.2f}M frozen"
+
+
+def name_parameters(model: nn.Module) -> list[str]:
+    """Two lines: the names of the parameters that do not decay, and of those that are frozen."""
+    names = [name for name, _ in model.named_parameters()]
+    plain = {name for name, p in model.named_parameters() if p.requires_grad and p.dim() < 2}
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return [
+        f"{what}: {', '.join(_patterns(names, group)) or 'none'}"
+        for what, group in (("without decay", plain), ("frozen", frozen))
+    ]
+
+
+def _patterns(names: Collection[str], group: Collection[str]) -> list[str]:
+    """The names in `group`, in the order of `names`: the same one of all layers as one, "layers.*.qkv.bias"; where
+    only some layers have theirs in it, each by its own name."""
+
+    def pattern(name: str) -> str:
+        return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+    partly = {pattern(name) for name in names if name not in group}
+    return list(dict.fromkeys(name if pattern(name) in partly else pattern(name) for name in names if name in group))

@@ -28,6 +28,8 @@ def preview(arguments: argparse.Namespace, config: TrainConfig, stage: str) -> b
     Args:
         stage: "pretrain" or "finetune", the function of `vivo.training.runs` that a dry run calls.
     """
+    if arguments.replay and (arguments.print_config or arguments.estimate or arguments.dry_run):
+        raise UserError("--replay: runs a saved update again; leave out --print-config, --estimate and --dry-run")
     if not (arguments.print_config or arguments.estimate or arguments.dry_run):
         if arguments.gpus != 1 or arguments.rate or arguments.pictures:
             raise UserError(

@@ -1,6 +1,5 @@
 """`--replay FOLDER`: the update that was stopped because something was not finite, run again alone, on one process."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +10,14 @@ from torch.utils.hooks import RemovableHandle
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
 from vivo.training.gradients import Loss
-from vivo.training.nonfinite import load_batch, pictures_not_finite
+from vivo.training.nonfinite import load_batch, pictures_not_finite, read_json
 from vivo.training.runtime import seed_step
+from vivo.weights import load_model
 
 
 def replay(
     folder: Path,
+    objective: str,
     model_class: type[VivoForTagPretraining | VivoForCaptioning | VivoForPretraining],
     loss_of: Loss,
     say: Callable[[str], None] = print,
@@ -28,19 +29,26 @@ def replay(
 
     Args:
         folder: what `vivo.training.nonfinite` left.
-        loss_of: of the run.
+        objective, loss_of: of the run.
 
     Returns:
         Whether anything was not finite.
 
     Raises:
-        UserError: there is no such batch in `folder`.
+        UserError: there is no such batch in `folder`, part of it is missing or damaged, or it is of another objective.
     """
     files = sorted(folder.glob("rank*_*.safetensors"))
     if not files or not (folder / "state.json").is_file():
         raise UserError(f"{folder}: holds no saved update; give the folder that the stopped run named")
-    state = json.loads((folder / "state.json").read_text())
-    model = model_class.from_pretrained(folder / "model").train()
+    state = read_json(folder / "state.json", ("objective", "step", "seed", "loss", "gradient_norm"))
+    if state["objective"] != objective:
+        raise UserError(
+            f"{folder}: is of a run with objective {state['objective']}, this configuration has {objective}; give the "
+            "config.yaml of that run (captions: to finetune/train.py)"
+        )
+    if type(state["step"]) is not int or type(state["seed"]) is not int:
+        raise UserError(f"{folder / 'state.json'}: is damaged (step {state['step']!r}, seed {state['seed']!r})")
+    model = load_model(model_class, folder / "model").train()
     say(f"step {state['step']}: loss was {state['loss']}, gradient norm {state['gradient_norm']}")
     broken = False
     for file in files:

@@ -115,12 +115,12 @@ def _train_captioner(config: TrainConfig, task_of: Callable[..., Task]) -> Path:
 
 def replay_pretrain(config: TrainConfig, folder: Path) -> bool:
     """A stopped update of pre-training, run again; see `vivo.training.replay`."""
-    return replay(folder, PRETRAINED[config.objective], loss_of(config))
+    return replay(folder, config.objective, PRETRAINED[config.objective], loss_of(config))
 
 
 def replay_finetune(config: TrainConfig, folder: Path) -> bool:
     """A stopped update of fine-tuning, run again; see `vivo.training.replay`."""
-    return replay(folder, VivoForCaptioning, loss_of(config))
+    return replay(folder, config.objective, VivoForCaptioning, loss_of(config))
 
 
 def starting_model(

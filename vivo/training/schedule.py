@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vivo.config import TrainConfig
 from vivo.durations import parse_duration
+from vivo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,28 @@ class Schedule:
 
     @classmethod
     def of(cls, config: TrainConfig, examples: int) -> "Schedule":
-        """The durations of `config` for a training set of so many pictures."""
+        """The durations of `config` for a training set of so many pictures.
+
+        Raises:
+            UserError: the warm-up is longer than the run, which would never reach its learning rate.
+        """
         optim, tracking = config.optim, config.tracking
         steps = parse_duration(optim.duration).steps(optim.batch_size, examples)
 
         def updates(text: str) -> int:
             return parse_duration(text).steps(optim.batch_size, examples, steps)
 
+        warmup = updates(optim.warmup)
+        if warmup > steps:
+            raise UserError(
+                f"optim.warmup: {optim.warmup} is {warmup:,} updates, more than the {steps:,} of optim.duration, "
+                f"{optim.duration}; make it shorter"
+            )
         return cls(
             steps,
             optim.lr,
             optim.schedule,
-            min(updates(optim.warmup), steps),
+            warmup,
             updates(tracking.log_every),
             updates(tracking.validate_every),
             updates(tracking.save_every),

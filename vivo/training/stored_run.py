@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from vivo.config import TrackingConfig
 from vivo.errors import UserError
@@ -34,9 +34,9 @@ class StoredRun:
         for name in ("config.yaml", "metrics.jsonl"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder}: no {name}; give the folder of a training run (`out` of its configuration)")
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        if not isinstance(config, dict):
-            raise UserError(f"{folder}/config.yaml: holds no fields")
+        config = read_config(folder / "config.yaml")
+        if not isinstance(config.get("tracking", {}), dict):
+            raise UserError(f"{folder}/config.yaml: tracking: is a group of fields, not {config['tracking']!r}")
         records = read_records(folder / "metrics.jsonl")
         if not records:
             raise UserError(f"{folder}/metrics.jsonl: no record to replay")
@@ -64,3 +64,18 @@ class StoredRun:
             again,
             strict,
         )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.yaml as nested dicts, unchecked.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is no run configuration")
+    return found

@@ -5,6 +5,8 @@ can never end a run (`vivo.training.wandb_run`); `vivo sync` can give it all of 
 """
 
 import json
+import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from vivo.config import TrackingConfig
 from vivo.errors import UserError
 from vivo.training.tables import cut_tables, table_path
 from vivo.training.wandb_run import WandbRun, run_id_of, wandb_config
+
+SHOWN = 5
 
 
 class Tracker:
@@ -155,15 +159,39 @@ class _Records:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line cut by a kill is left out."""
-    records = []
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
+    """The records of a metrics.jsonl. Lines that hold none are named on stderr, and those after them are read."""
+    return [record for _, record in _read_lines(path) if record is not None]
+
+
+def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
+    """Each line as it stands, and its record; None where it holds none, which is said on stderr.
+
+    A last line without an end and without a record is what a kill left: it is left out and nothing is said.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    *whole, last = content.split(b"\n")
+    lines = [(line, _record_of(line)) for line in whole]
+    if (record := _record_of(last)) is not None:
+        lines.append((last, record))
+    odd = [str(number) for number, (line, record) in enumerate(lines, 1) if record is None and line.strip()]
+    if odd:
+        shown = ", ".join(odd[:SHOWN]) + (f" and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
+        print(
+            f"WARNING: {path}: no record with a step in line{'s' if len(odd) > 1 else ''} {shown}; read without, and "
+            "kept in the file",
+            file=sys.stderr,
+        )
+    return lines
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    known = isinstance(step, int | float) and not isinstance(step, bool) and 0 <= step < math.inf
+    return record if known else None
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
@@ -182,9 +210,9 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def _cut_records(path: Path, start: int) -> None:
-    """Drop what was recorded after the checkpoint that the run resumes from."""
+    """Drop what was recorded after the checkpoint that the run resumes from; what is no record is not ours to drop."""
     # without updates done nothing is kept: the run begins anew, its validation before the first update too
-    kept = [record for record in read_records(path) if 0 < start >= record["step"]]
+    kept = [line for line, record in _read_lines(path) if record is None or 0 < start >= record["step"]]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    temporary.write_bytes(b"".join(line + b"\n" for line in kept))
     temporary.rename(path)

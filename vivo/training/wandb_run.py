@@ -50,7 +50,10 @@ def wandb_config(resolved: dict[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("environment", "inputs"):
         path = folder / f"{name}.json"
         if path.is_file():
-            found[name] = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                found[name] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{path}: is damaged ({error}); remove it to go on without") from error
     return found
 
 
