@@ -14,8 +14,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from vivo.config_checks import check_evaluation, check_training
 from vivo.config_layers import at_least, between, duration, load_layers, one_of, value_problems
-from vivo.durations import parse_duration
 from vivo.errors import UserError
 
 
@@ -348,104 +348,6 @@ def validate(config: TrainConfig | EvalConfig) -> None:
     if not config.out.strip():  # the working directory is where other files lie
         raise UserError("out: is needed: the folder to write")
     if isinstance(config, TrainConfig):
-        _validate_training(config)
+        check_training(config)
     else:
-        for name in ("checkpoint", "regions", "references"):
-            if not getattr(config, name):
-                raise UserError(f"{name}: is needed")
-        if config.tags == "file" and not config.tag_file:
-            raise UserError("tag_file: is needed with tags: file")
-        _validate_decoding(config.decode)
-
-
-def _validate_decoding(decode: DecodeConfig) -> None:
-    """The cross-field checks of a search."""
-    if decode.beam % decode.groups:
-        raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
-    if decode.groups > 1 and decode.conventions != "vivo":
-        raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
-    if decode.constraints != "none" and decode.conventions != "vivo":
-        raise UserError(f"decode.constraints: are not part of decode.conventions: {decode.conventions}")
-    if decode.constraints == "none":
-        for name in ("constraint_regions", "constraint_classes", "constraint_hierarchy"):
-            if getattr(decode, name):
-                raise UserError(f"decode.{name}: is for decode.constraints: detector")
-    elif decode.groups > 1:
-        raise UserError("decode.groups: diverse beams and decode.constraints are two searches; choose one")
-    if decode.constraint_hierarchy and not decode.constraint_classes:
-        raise UserError("decode.constraint_hierarchy: has ids alone; give decode.constraint_classes, their names, too")
-
-
-def _validate_training(config: TrainConfig) -> None:
-    """The cross-field checks of a training run. What fine-tuning inherits from pre-training is not refused."""
-    model, data, masking, optim, tracking = config.model, config.data, config.masking, config.optim, config.tracking
-    if not config.init:
-        raise UserError('init: is needed: a checkpoint folder, "minilm", the folder of a BERT, or "random"')
-    with_tags, with_pairs = config.objective in ("tags", "both"), config.objective in ("pairs", "both")
-    needed = ["pairs"] if config.objective == "pairs" else ["examples", "pairs"] if with_pairs else ["examples"]
-    if config.objective != "pairs" or not data.pairs_regions:
-        needed.insert(0, "regions")
-    for name in needed:
-        if not getattr(data, name):
-            raise UserError(f"data.{name}: is needed" + (f" with objective {config.objective}" if with_pairs else ""))
-    for name, read in (("tags", config.objective != "pairs"), ("hints", True), ("pairs_tags", with_pairs)):
-        if read and getattr(data, name) == "file" and not data.tag_file:
-            raise UserError(f"data.tag_file: is needed with data.{name}: file")
-    whole, warmup = parse_duration(optim.duration), parse_duration(optim.warmup)
-    if not whole.amount:
-        raise UserError('optim.duration: is needed, as in "800 steps", "3 epochs" or "1e6 examples"')
-    if optim.lr == 0:
-        raise UserError("optim.lr: must be above 0")
-    if whole.unit == warmup.unit and warmup.amount > whole.amount:
-        raise UserError(f"optim.warmup: {warmup} is more than optim.duration, {whole}")
-    if optim.micro_batch_size and optim.batch_size % optim.micro_batch_size:
-        raise UserError(
-            f"optim.micro_batch_size: {optim.micro_batch_size} does not divide optim.batch_size, {optim.batch_size}"
-        )
-    if model.hidden_size % model.heads:
-        raise UserError(f"model.heads: {model.heads} does not divide model.hidden_size, {model.hidden_size}")
-    if masking.share_min > masking.share_max:
-        raise UserError(f"masking.share_min: {masking.share_min} is more than masking.share_max, {masking.share_max}")
-    if with_tags:
-        if data.tags == "none":
-            raise UserError(f'data.tags: objective "{config.objective}" learns tags and cannot do without any')
-        if data.tags == "self":
-            raise UserError('data.tags: "self" needs a pre-trained model; it is for objective "captions"')
-    elif data.hints != "none":
-        raise UserError('data.hints: is for objectives "tags" and "both"; leave it out')
-    if config.objective == "tags":
-        for name, neutral in (("captions_per_picture", 1), ("named_tags_only", False)):
-            if getattr(data, name) != neutral:
-                raise UserError(f'data.{name}: is beside captions only; leave it out with objective "tags"')
-        if data.tag_dropout and data.hints == "none":
-            raise UserError("data.tag_dropout: leaves out hints in pre-training; give data.hints, or 0")
-    if config.objective == "scst":
-        _validate_scst(config)
-    if config.objective == "both" and not 0 < data.pairs_share < 1:
-        raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
-    captions = config.objective in ("captions", "scst")
-    if data.validation_share and not with_tags:
-        fix = "give data.validation_references" if captions else "leave it out"
-        raise UserError(f'data.validation_share: is for objectives "tags" and "both"; {fix}')
-    if tracking.validate_every and config.objective == "pairs":
-        raise UserError('tracking.validate_every: objective "pairs" has no validation; leave it out')
-    if tracking.validate_every and not (data.validation_references if captions else data.validation_share):
-        needed = "data.validation_regions and data.validation_references" if captions else "data.validation_share"
-        raise UserError(f'tracking.validate_every: needs {needed} with objective "{config.objective}"')
-    for name in ("best", "validate_start"):
-        if getattr(tracking, name) and not tracking.validate_every:
-            raise UserError(f"tracking.{name}: needs tracking.validate_every")
-    if tracking.stop_after and not tracking.best:
-        raise UserError("tracking.stop_after: needs tracking.best, the metric that is to rise")
-    if data.validation_references and not data.validation_regions:
-        raise UserError("data.validation_references: needs data.validation_regions")
-
-
-def _validate_scst(config: TrainConfig) -> None:
-    """What self-critical training cannot do."""
-    loss, scst = config.loss, config.scst
-    if scst.baseline == "others" and scst.samples < 2:
-        raise UserError("scst.samples: baseline others compares a picture's samples with one another; 2 at least")
-    for name, neutral in (("label_smoothing", 0.0), ("drop_worst", 0.0), ("competing", "all")):
-        if getattr(loss, name) != neutral:
-            raise UserError(f"loss.{name}: is of cross-entropy; objective scst wants {neutral}")
+        check_evaluation(config)
