@@ -17,7 +17,7 @@ from vivo.data.types import CaptionExample, Regions, TagExample
 from vivo.errors import UserError
 from vivo.training.checkpoint import list_checkpoints, open_checkpoint
 from vivo.training.identity import check_same_everywhere
-from vivo.training.runs import finetune, pretrain
+from vivo.training.runs import finetune, pretrain, self_critical
 
 IDS = ["a", "b", "c", "d"]
 TAGS = {"a": ["dog", "grass"], "b": ["cat"], "c": ["car", "street light"], "d": ["tree", "dog"]}
@@ -66,7 +66,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(given: Path, out: Path, objective: str) -> list[str]:
     """A configuration and overrides: two updates of a tiny model, a checkpoint after the first."""
     (out.parent / "run.yaml").write_text(f"objective: {objective}\ninit: random\n")
-    examples = "captions.jsonl" if objective == "captions" else "tags.jsonl"
+    examples = "captions.jsonl" if objective in ("captions", "scst") else "tags.jsonl"
     return [
         str(out.parent / "run.yaml"), f"out={out}", f"data.regions={given / 'one'}",
         f"data.examples={given / examples}", "model.hidden_size=8", "model.heads=2", "model.intermediate_size=8",
@@ -79,7 +79,7 @@ def run(given: Path, out: Path, objective: str, *overrides: str) -> Path:
     """Train, or go on where `out` has a checkpoint; the model's folder."""
     path, *first = command(given, out, objective)
     config = load_config(path, [*first, *overrides])
-    return (finetune if objective == "captions" else pretrain)(config)
+    return {"captions": finetune, "scst": self_critical}.get(objective, pretrain)(config)
 
 
 def begun(given: Path, out: Path, objective: str, *overrides: str) -> None:
@@ -159,6 +159,18 @@ def test_another_tagger_is_refused(given: Path, tmp_path: Path):
         run(given, tmp_path / "run", "captions", f"data.tagger={taggers[1]}", "data.tags=self")
     moved = shutil.copytree(taggers[0], tmp_path / "moved")
     run(given, tmp_path / "run", "captions", f"data.tagger={moved}", "data.tags=self")
+
+
+def test_another_reward_is_refused(given: Path, tmp_path: Path):
+    """Self-critical training, whose tags the tagger writes that its captioner carries."""
+    tagger = run(given, tmp_path / "tagger", "tags")
+    captioner = run(given, tmp_path / "captioner", "captions", f"data.tagger={tagger}", "data.tags=self")
+    settings = [f"init={captioner}", "data.tags=self", "scst.samples=2", "scst.max_tokens=4"]
+    begun(given, tmp_path / "run", "scst", *settings)
+    for change, what in (("scst.samples=3", "scst.samples 2"), ("scst.baseline=greedy", "scst.baseline others")):
+        with pytest.raises(UserError, match=f"was trained with {what}, and now it is "):
+            run(given, tmp_path / "run", "scst", *settings, change)
+    run(given, tmp_path / "run", "scst", *settings)
 
 
 def test_both_kinds_of_examples_count(given: Path, tmp_path: Path):

@@ -7,10 +7,10 @@ but for the batch size, `model.dropout`, `tracking`, `engine`, loader workers, n
 so is where the files lie.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vivo.data.mixed import MixedPictures
 from vivo.data.region_format import sha256_of
 from vivo.errors import UserError
 from vivo.self_tagging import VOCABULARY
+from vivo.training.tasks import tagger_of
 
 _DATA = (
     "tags",
@@ -67,9 +68,12 @@ def identity(
         "detector": model.config.region_fingerprint,
         "word pieces": _short(json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))),
         **{f"data.{name}": getattr(config.data, name) for name in _DATA},
-        **_files(config),
-        **{f"masking.{name}": value for name, value in dataclasses.asdict(config.masking).items()},
-        **{f"loss.{name}": value for name, value in dataclasses.asdict(config.loss).items()},
+        **{f"masking.{name}": value for name, value in asdict(config.masking).items()},
+        **{f"loss.{name}": value for name, value in asdict(config.loss).items()},
+        **(
+            {f"scst.{name}": value for name, value in asdict(config.scst).items()} if config.objective == "scst" else {}
+        ),
+        **_files(config),  # last: a hash instead of a path
         **{f"model.{name}": getattr(model.config, name) for name in _MODEL},
         "model.freeze_embeddings": config.model.freeze_embeddings,
         "model.freeze_head_bias": config.model.freeze_head_bias,
@@ -118,8 +122,10 @@ def _files(config: TrainConfig) -> dict[str, str]:
         found["data.tag_file"] = Path(data.tag_file)
     if data.vocabulary:
         found["data.vocabulary"] = Path(data.vocabulary)
+    if config.objective == "scst" and config.scst.frequencies:
+        found["scst.frequencies"] = Path(config.scst.frequencies)
     if data.tags == "self":
-        tagger = Path(data.tagger or config.init)
+        tagger = Path(tagger_of(config))
         found |= {"weights of the tagger": tagger / "model.safetensors", "tags of the tagger": tagger / VOCABULARY}
     return {name: sha256_of(path)[:16] for name, path in found.items()}
 

@@ -44,7 +44,7 @@ def replay(
     if state["objective"] != objective:
         raise UserError(
             f"{folder}: is of a run with objective {state['objective']}, this configuration has {objective}; give the "
-            "config.yaml of that run (captions: to finetune/train.py)"
+            "config.yaml of that run, to the program that trained it"
         )
     if type(state["step"]) is not int or type(state["seed"]) is not int:
         raise UserError(f"{folder / 'state.json'}: is damaged (step {state['step']!r}, seed {state['seed']!r})")
