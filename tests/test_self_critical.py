@@ -256,11 +256,11 @@ def scst_config(world: Path, folder: Path, out: Path, *overrides: str) -> TrainC
 @pytest.mark.slow
 def test_the_reward_of_four_scenes_rises(tiny_world: Path, four: Path, tmp_path: Path):
     self_critical(scst_config(
-        tiny_world, four, tmp_path, "optim.duration=30steps", "optim.lr=1e-4", "optim.schedule=constant",
+        tiny_world, four, tmp_path, "optim.duration=20steps", "optim.lr=1e-4", "optim.schedule=constant",
     ))  # fmt: skip
     records = read_records(tmp_path / "metrics.jsonl")
     rewards = [record["reward"] for record in records]
-    assert np.mean(rewards[-5:]) > 1.25 * np.mean(rewards[:5]), rewards
+    assert np.mean(rewards[-5:]) > 1.4 * np.mean(rewards[:5]), rewards
     assert all(r["off_policy"] < 1e-5 for r in records)
     assert records[-1]["entropy"] < records[0]["entropy"] and all(0 < r["distinct"] <= 1 for r in records)
     assert {"baseline", "advantage", "words", "ended", "reward"} <= set(records[0])
