@@ -284,8 +284,8 @@ def test_a_killed_run_goes_on_exactly(tiny_world: Path, four: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_two_processes_sample_and_learn_as_one(tiny_world: Path, four: Path, tmp_path: Path):
-    """With baseline others the gradients of what all samples of a picture share cancel to rounding errors, which AdamW's
-    first update would make as large as any other; a large `eps` leaves them small."""
+    """With baseline others the gradients of what all samples of a picture share cancel to rounding errors, which the
+    first update of AdamW would make as large as any other; a large `eps` leaves them small."""
     settings = ("optim.duration=3steps", "optim.eps=1e-3")
     for processes, name, more in ((1, "one", ()), (2, "two", ()), (1, "parts", ("optim.micro_batch_size=2",))):
         run(processes, [*program(tiny_world, four, tmp_path / name), *settings, *more])
