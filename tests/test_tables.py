@@ -162,7 +162,7 @@ def test_held_out_pictures_are_not_among_the_pairs(tiny_world: Path, tmp_path: P
     shown, _ = read_table(table_path(tmp_path / "run", 2))
     assert [r["image_id"] for r in shown] == [e.image_id for e in held][:32]
     saved = newest_checkpoint(tmp_path / "run" / "checkpoints", print)
-    assert saved is not None and saved.run["pictures"] == 2 * len(kept)
+    assert saved is not None and saved.run["number of pictures"] == 2 * len(kept)
 
     write_caption_examples([CaptionExample(e.image_id, "", ["a picture"]) for e in held], tmp_path / "pairs.jsonl")
     with pytest.raises(UserError, match="data.validation_share holds out all of its pictures"):
