@@ -103,7 +103,8 @@ class RegionProjection(nn.Module):
         self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
-        """[..., F], [..., 6] -> [..., D]."""
+        """[..., F] of any float dtype, [..., 6] -> [..., D]."""
+        features = features.to(positions.dtype)
         # a feature that is rare in the sample can lie hundreds of deviations away
         features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
         return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))

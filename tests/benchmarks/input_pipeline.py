@@ -8,7 +8,7 @@ A made-up store of pictures with 50 regions of 2,048 numbers (the paper's), 15 t
 
     read       store[id] and a copy of its features, random order, from the page cache
     cold       the same after the kernel was told to forget the files (wall time: what the disk delivers)
-    collate    TagCollator on pictures that were read: tags, masks, padding, conversion to fp32
+    collate    TagCollator on pictures that were read: tags, masks, padding
     receive    what the training process spends on a batch that a loader process made and sent
     loader     the whole, through torch.utils.data.DataLoader with worker processes (wall time)
 

@@ -97,7 +97,7 @@ def limits(c: dict[str, float]) -> list[tuple[str, str, float, str]]:
          computed),
         ("training processes", "receive batches from workers, 8 processes", GPUS_A_NODE / c["receive_seconds"],
          "a process measured"),
-        ("PCIe", "fp32 batches to 8 GPUs", GPUS_A_NODE * pcie / c["batch_picture_bytes"], "published"),
+        ("PCIe", "batches to 8 GPUs", GPUS_A_NODE * pcie / c["batch_picture_bytes"], "published"),
     ]  # fmt: skip
 
 
@@ -133,14 +133,14 @@ def tables(c: dict[str, float]) -> str:
     lines = ["| constant of one core | value | rate of a core |", "|---|---|---|"]
     for name, what in (
         ("read", "a random picture out of the RegionStore, page cache, copied"),
-        ("collate", "tags, masks, padding, conversion to fp32"),
+        ("collate", "tags, masks, padding"),
         ("receive", "a picture of a batch that a loader process sent"),
     ):
         cost = c[f"{name}_seconds"]
         lines.append(f"| {name}: {what} | {cost * 1e3:.3f} ms of CPU | {1 / cost:,.0f} pictures/s |")
     lines += [
         f"| a picture on disk | {c['picture_bytes'] / 1e3:.1f} kB | |",
-        f"| a picture in a batch (fp32) | {c['batch_picture_bytes'] / 1e3:.1f} kB | |",
+        f"| a picture in a batch (features in fp16) | {c['batch_picture_bytes'] / 1e3:.1f} kB | |",
         f"| FLOPs of a picture, forward and backward | {c['flops_of_a_picture'] / 1e9:.1f} GFLOP | |",
         f"| cold reading here (one virtual disk, wall time) | {c['cold_rate'] * c['picture_bytes'] / 1e6:,.0f} MB/s | "
         f"{c['cold_rate']:,.0f} pictures/s |",

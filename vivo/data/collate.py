@@ -3,7 +3,8 @@
 TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
     tag_ids, tag_positions int64 [B, T]; tag_mask bool [B, T]     masked slots hold [MASK]
     tag_words bool [B, T]      those that stand as words of a caption; absent with `tag_slots` "tags"
-    region_features float32 [B, R, F]; region_positions float32 [B, R, 6]; region_mask bool [B, R]
+    region_features [B, R, F] as the store has them, float16 (the model converts what it reads: loader processes
+        send half the bytes); region_positions float32 [B, R, 6]; region_mask bool [B, R]
     slot_index int64 [K]       masked tag tokens, as places in the flattened [B * T]
     target_ids int64 [K]       the piece that stood there, or its place in `competing`
     competing int64 [P]        word pieces that compete in the softmax, ascending; absent: all of them
@@ -132,7 +133,8 @@ class _Collator:
             for picture, n in zip(tags, of_words, strict=True)
         ]
         most = min(self.limits.max_regions, max(len(r.labels) for r in regions))
-        features = np.zeros((len(regions), most, regions[0].features.shape[1]), dtype=np.float32)
+        kind = np.result_type(*{r.features.dtype for r in regions})
+        features = np.zeros((len(regions), most, regions[0].features.shape[1]), dtype=kind)
         boxes = np.zeros((len(regions), most, 6), dtype=np.float32)
         present = np.zeros((len(regions), most), dtype=bool)
         for row, region in enumerate(regions):

@@ -141,7 +141,7 @@ def _activations(plan: Plan, kind: str, number: int, cpu: bool) -> int:
     else:
         passes = stack(context, regions + tags, targets)
     head = targets * (width * (3 * number + 4) + 16 * shape.pieces)
-    batches = plan.per_process * regions * 4 * (shape.features + 6)
+    batches = plan.per_process * regions * (2 * shape.features + 4 * 6)
     return features + embedded + passes + head + batches
 
 
