@@ -84,7 +84,7 @@ def measure(folder: Path, pictures: int, batch: int, workers: int) -> dict[str, 
     order = [str(number) for number in random.Random(0).sample(range(pictures), pictures)]
     found: dict[str, float] = {
         "picture_bytes": sum(file.stat().st_size for file in path.iterdir()) / pictures,
-        "batch_picture_bytes": 4.0 * REGIONS * (FEATURES + 6),
+        "batch_picture_bytes": REGIONS * (2.0 * FEATURES + 4.0 * 6),
     }
     forget(path)
     cold = RegionStore(path)
