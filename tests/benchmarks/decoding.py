@@ -21,6 +21,7 @@ import argparse
 import copy
 import json
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import perf_counter, process_time
 
@@ -63,7 +64,7 @@ def made_up(pictures: int, small: bool) -> tuple[VivoForCaptioning, dict[str, Te
     return model, batch
 
 
-class Rival:
+class Rival(ABC):
     """A step function with what both rivals share: prefixes, embeddings, one picture's context for each beam."""
 
     def __init__(self, model: VivoForCaptioning, batch: dict[str, Tensor], beam: int):
@@ -92,9 +93,9 @@ class Rival:
         """[N, L] at positions from `first` -> [N, L, D]."""
         return self.model.vivo.embeddings(ids, torch.arange(first, first + ids.shape[1]).expand_as(ids), 0)
 
+    @abstractmethod
     def last_hidden(self, rows: Tensor, picture: Tensor) -> Tensor:
         """Output of the last [MASK] of each hypothesis, [N, D]; rows: those that it continues."""
-        raise NotImplementedError
 
 
 class Whole(Rival):
