@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vivo.decoding.search import Hypothesis, Rule, Step, _continued, _ruled, greedy_search, hypothesis
+from vivo.decoding.search import Hypothesis, Rule, Step, continued, greedy_search, hypothesis, ruled
 
 
 def oscar_greedy_search(
@@ -59,7 +59,7 @@ def oscar_beam_search(
     done = [False] * pictures
 
     for length in range(1, max_tokens + 1):
-        log_p = _ruled(step(tokens, parents), history, rules)
+        log_p = ruled(step(tokens, parents), history, rules)
         words = log_p.shape[-1]
         candidates = (total[..., None] + log_p).flatten(1)
         value, flat = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)
@@ -82,6 +82,6 @@ def oscar_beam_search(
         order = torch.where(ends, -torch.inf, value).topk(min(beam, value.shape[1]), dim=1)
         total, picked = order.values, order.indices
         parents, tokens = parent.gather(1, picked), token.gather(1, picked)
-        history = _continued(history, parents, tokens)
-        gained = _continued(gained, parents, gain.gather(1, picked))
+        history = continued(history, parents, tokens)
+        gained = continued(gained, parents, gain.gather(1, picked))
     return [[found] for found in best if found is not None]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vivo.decoding.search import Hypothesis, Rule, Step, until_end
+from vivo.decoding.search import Hypothesis, Rule, Step, ruled, until_end
 
 
 def sample(
@@ -44,9 +44,7 @@ def sample(
     gained: list[Tensor] = []
     for place in range(most):
         log_p = step(tokens, parents)
-        allowed = log_p
-        for rule in rules:
-            allowed = rule(history, allowed)
+        allowed = ruled(log_p, history, rules)
         if place == 0:  # all samples begin with the one beam of the first call
             log_p, allowed = log_p.expand(-1, samples, -1), allowed.expand(-1, samples, -1)
             history = history.expand(-1, samples, -1)

@@ -70,7 +70,7 @@ def greedy_search(
     gained: list[Tensor] = []
     alive = torch.ones(pictures, dtype=torch.bool, device=device)
     for _ in range(max_tokens):
-        log_p = _ruled(step(token, parents), history, rules)
+        log_p = ruled(step(token, parents), history, rules)
         value, token = log_p[:, 0].max(dim=-1, keepdim=True)
         token = torch.where(alive[:, None], token, end)
         history = torch.cat([history, token[:, :, None]], dim=2)
@@ -123,7 +123,7 @@ def beam_search(
         chosen, origin, first = [], [], 0
         for group, part in zip(searches, parts, strict=True):
             live = group.live
-            token, parent = group.advance(_ruled(part, group.history, rules), taken, diversity, end, length_penalty)
+            token, parent = group.advance(ruled(part, group.history, rules), taken, diversity, end, length_penalty)
             chosen.append(token)
             origin.append(parent + first)
             first += live if length > 1 else 0
@@ -169,8 +169,8 @@ class _Group:
         order = torch.where(ends, -torch.inf, value).topk(min(self.beam, value.shape[1]), dim=1)
         self.guided, picked = order.values, order.indices
         parent, token = parent.gather(1, picked), token.gather(1, picked)
-        self.history = _continued(self.history, parent, token)
-        self.gained = _continued(self.gained, parent, gain.gather(1, picked))
+        self.history = continued(self.history, parent, token)
+        self.gained = continued(self.gained, parent, gain.gather(1, picked))
         self.live = token.shape[1]
         return token, parent
 
@@ -195,13 +195,14 @@ def until_end(tokens: list[int], gained: list[float], end: int, length_penalty: 
     return hypothesis(tokens[:size], gained[: size + 1], length_penalty)
 
 
-def _ruled(log_p: Tensor, history: Tensor, rules: Sequence[Rule]) -> Tensor:
+def ruled(log_p: Tensor, history: Tensor, rules: Sequence[Rule]) -> Tensor:
+    """log_p [B, K, V] after all rules, for beams that have written `history`, int64 [B, K, t]."""
     for rule in rules:
         log_p = rule(history, log_p)
     return log_p
 
 
-def _continued(rows: Tensor, parents: Tensor, values: Tensor) -> Tensor:
+def continued(rows: Tensor, parents: Tensor, values: Tensor) -> Tensor:
     """[B, K, t] of the previous beams -> [B, K', t + 1] of those that continue them with `values`."""
     before = rows.gather(1, parents[..., None].expand(-1, -1, rows.shape[2]))
     return torch.cat([before, values[..., None]], dim=2)
