@@ -140,7 +140,7 @@ class CiderD:
         if frequencies is None and len(references) < 2:
             raise UserError(
                 f"CIDEr of {len(references)} picture(s) is 0 by definition (document frequencies need a split); "
-                "score more pictures or give stored frequencies"
+                "score more pictures or give stored frequencies (--document-frequencies)"
             )
         self._frequencies = frequencies
         self._unseen: float | None = None  # idf of n-grams that no reference has; None: the table says
@@ -162,6 +162,11 @@ class CiderD:
             else:
                 self._idf[order] = self._stored_idf(order, captions, found, known=0)
         self._references = self._vectors(captions, occurrences)
+
+    @property
+    def informative(self) -> bool:
+        """Whether any n-gram of the references weighs anything: not where every picture has all of them."""
+        return any((idf > 0).any() for idf in self._idf)
 
     def score(self, captions: Sequence[Tokens], pictures: Sequence[int] | None = None) -> np.ndarray:
         """float64 [captions]: CIDEr-D of each caption (10 is a perfect match; papers print 100 times this).
