@@ -15,7 +15,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
-from vivo.metrics.bleu import CorpusBleu, bleu
+from vivo.metrics.bleu import COUNTS, CorpusBleu, bleu
 from vivo.metrics.cider import CiderD, DocumentFrequencies, cider_d
 from vivo.metrics.nocaps import METRICS, SplitScorer, score_by_domain, score_predictions
 from vivo.metrics.rouge import rouge_l
@@ -61,7 +61,7 @@ def test_scores_equal_pycocoevalcap(pictures: list[tuple[list[str], list[list[st
     joined = [" ".join(tokens) for tokens in captions]
     assert np.allclose(CiderD(references).score(captions), expected_cider, rtol=0, atol=1e-9)
     assert np.allclose(rouge_l(joined, texts), expected_rouge, rtol=0, atol=1e-12)
-    assert np.allclose(bleu(CorpusBleu(texts).counts(joined)), expected_bleu, rtol=0, atol=1e-12)
+    assert np.allclose(bleu(CorpusBleu(references).counts(captions)), expected_bleu, rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(not NOCAPS.is_file(), reason="the real sample data is not beside this checkout")
@@ -76,7 +76,7 @@ def test_human_captions_of_nocaps_equal_pycocoevalcap() -> None:
     assert np.abs(CiderD(references).score(captions) - expected_cider).max() < 1e-9
     joined, refs = [" ".join(t) for t in captions], [[" ".join(t) for t in r] for r in references]
     assert np.abs(rouge_l(joined, refs) - expected_rouge).max() < 1e-9
-    assert np.abs(np.array(bleu(CorpusBleu(refs).counts(joined))) - expected_bleu).max() < 1e-9
+    assert np.abs(np.array(bleu(CorpusBleu(references).counts(captions))) - expected_bleu).max() < 1e-9
 
 
 def test_cider_by_hand() -> None:
@@ -127,12 +127,12 @@ def test_damaged_frequencies_are_refused(tmp_path: Path) -> None:
 
 def test_bleu_by_hand() -> None:
     """3 of 4 words and 2 of 3 pairs match; two references of lengths 6 and 5: 5 is the closest to 4."""
-    texts = [["the dog sat on a mat", "one dog sat right here"]]
-    scores = bleu(CorpusBleu(texts).counts(["the dog sat down"]))
+    references = [["the dog sat on a mat".split(), "one dog sat right here".split()]]
+    scores = bleu(CorpusBleu(references).counts(["the dog sat down".split()]))
     brevity = math.exp(1 - 5 / 4)
     assert scores[0] == pytest.approx(3 / 4 * brevity, abs=1e-6)
     assert scores[1] == pytest.approx(math.sqrt(3 / 4 * 2 / 3) * brevity, abs=1e-6)
-    assert bleu([]) == [0.0] * 4
+    assert bleu(np.zeros((0, COUNTS))) == [0.0] * 4
 
 
 def test_rouge_by_hand() -> None:

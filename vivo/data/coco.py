@@ -143,7 +143,7 @@ def plain_id(text: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; `UserError` with file and line if it is none. NaN and Infinity, which Python would take, are none."""
+    """A JSON file; `UserError` with file and line if it is none. NaN and Infinity, which Python would take, are not."""
     text = read_text(path)
     try:
         return json.loads(text, parse_constant=_no_json)

@@ -1,7 +1,7 @@
 """Which domain each picture of a split belongs to, where it is another than the captions file says.
 
-nocaps' server scored domains of 648 / 2,938 / 914 validation pictures, the public file's `domain` gives
-417 / 2,670 / 1,413. Who has the server's list can score by it. A partition file is JSON or CSV (by its first character):
+nocaps' server scored domains of 648 / 2,938 / 914 validation pictures, the public file's `domain` gives 417 /
+2,670 / 1,413. Who has the server's list can score by it. A partition file is JSON or CSV (by its first character):
 
     {"0": "in-domain", "1": "near-domain", ...}
 
@@ -9,8 +9,8 @@ nocaps' server scored domains of 648 / 2,938 / 914 validation pictures, the publ
     0,in-domain
     1,near-domain
 
-Ids are those of the captions file; a domain is one of `DOMAINS`, or "in", "near", "out". The file names every picture of
-the split once, and no other.
+Ids are those of the captions file; a domain is one of `DOMAINS`, or "in", "near", "out". Every picture of the split is
+named once, and no other.
 """
 
 import csv

@@ -62,7 +62,7 @@ class MeanScore:
 
 
 class SumScore:
-    """A score of the pictures' statistics together (BLEU, METEOR), recomputed on each resample, then the mean over seeds.
+    """A score of the pictures' statistics together (BLEU, METEOR), on each resample, then the mean over seeds.
 
     Args:
         statistics: [N, K] or, with seeds, [S, N, K]: what is summed over pictures.

@@ -7,8 +7,8 @@ papers often give.
 Fold k takes caption k of every picture as its prediction and leaves it out of the references, in the document
 frequencies too: they are those of the fold's references. So the scores of a fold are exactly those of any predictions
 against these references, pycocoevalcap's to 1e-9. (Frequencies counted over all captions, once, would know the n-grams
-of the predictions, as no model's scores do.) Pictures with fewer captions than k + 1 have no prediction in fold k; their
-references still count in the frequencies.
+of the predictions, as no model's scores do.) Pictures with fewer captions than k + 1 have no prediction in fold k;
+their references still count in the frequencies.
 
 A picture has one reference fewer than where a model is scored against all of them, and CIDEr-D and BLEU rise with the
 number of references: people against nine stand slightly below a model against ten, and published human scores (nocaps
@@ -22,12 +22,11 @@ import numpy as np
 
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
-from vivo.metrics.bleu import CorpusBleu, bleu_of_sums, count_table
-from vivo.metrics.bootstrap import Interval, MeanScore, SumScore, bootstrap
-from vivo.metrics.cider import CiderD
+from vivo.metrics import bleu, cider, rouge
+from vivo.metrics.bootstrap import Interval, MeanScore, Statistic, SumScore, bootstrap
 from vivo.metrics.meteor import Meteor, score_sums
+from vivo.metrics.ngrams import ReferenceNgrams
 from vivo.metrics.nocaps import PARTS
-from vivo.metrics.rouge import rouge_l
 from vivo.metrics.tokenizer import ptb_tokenize_all
 
 
@@ -36,50 +35,52 @@ class HumanScores:
     """Leave-one-out scores of N pictures.
 
     Attributes:
-        image_ids, domains: of the pictures. references: how many each has, int [N].
-        cider, rouge: float64 [N], times 100: means over the picture's captions.
-        bleu_counts, meteor_statistics: float64 [N, 10] and [N, 23]: means over the picture's captions, so that every
-            picture weighs the same; METEOR's are None where it was not asked for.
-        first: the same of the first captions alone; None in `first` itself.
+        domains: N domains.
+        cider, rouge: float64 [N], times 100.
+        bleu_counts: float64 [N, 10], as `Scores` has them; every picture weighs the same.
+        meteor_statistics: float64 [N, 23], likewise; None where METEOR was not asked for.
     """
 
-    image_ids: list[str]
     domains: list[str]
-    references: np.ndarray
     cider: np.ndarray
     rouge: np.ndarray
     bleu_counts: np.ndarray
     meteor_statistics: np.ndarray | None = None
-    first: "HumanScores | None" = None
-
-    def members(self, part: str) -> np.ndarray:
-        """Indices of the pictures of "in", "near", "out" or "overall"."""
-        return np.array([n for n, of in enumerate(self.domains) if PARTS[part] in (None, of)], dtype=np.int64)
 
     def table(self, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Interval]]:
         """Scores (times 100) with bootstrap intervals over pictures, by part; parts without pictures are left out."""
         table: dict[str, dict[str, Interval]] = {}
-        for part in PARTS:
-            members = self.members(part)
+        for part, domain in PARTS.items():
+            members = np.array([n for n, of in enumerate(self.domains) if domain in (None, of)], dtype=np.int64)
             if len(members):
-                row = {"CIDEr": MeanScore(self.cider[members]), "ROUGE_L": MeanScore(self.rouge[members])}
-                statistics = row | {
-                    f"BLEU-{n + 1}": SumScore(self.bleu_counts[members], lambda s, n=n: 100 * bleu_of_sums(s)[..., n])
-                    for n in range(4)
-                }
-                if self.meteor_statistics is not None:
-                    sums = self.meteor_statistics[members]
-                    statistics["METEOR"] = SumScore(sums, lambda s: 100 * score_sums(s))
+                statistics = self._statistics(members)
                 table[part] = {metric: bootstrap(stat, resamples, seed) for metric, stat in statistics.items()}
         return table
 
+    def _statistics(self, members: np.ndarray) -> dict[str, Statistic]:
+        found: dict[str, Statistic] = {"CIDEr": MeanScore(self.cider[members])}
+        if self.meteor_statistics is not None:
+            found["METEOR"] = SumScore(self.meteor_statistics[members], lambda sums: 100 * score_sums(sums))
+        found["ROUGE_L"] = MeanScore(self.rouge[members])
+        for n in range(4):
+            found[f"BLEU-{n + 1}"] = bleu_score(self.bleu_counts[members], n)
+        return found
 
-def human_scores(examples: Sequence[CaptionExample], meteor: Meteor | None = None) -> HumanScores:
-    """Score each reference caption of each picture against the picture's others.
+
+def bleu_score(counts: np.ndarray | Sequence[np.ndarray], n: int) -> SumScore:
+    """BLEU-(n + 1) times 100 of resampled pictures, from counts [N, 10] or, with seeds, [S, N, 10]."""
+    return SumScore(counts, lambda sums: 100 * bleu.bleu_of_sums(sums)[..., n])
+
+
+def human_scores(examples: Sequence[CaptionExample], meteor: Meteor | None = None) -> tuple[HumanScores, HumanScores]:
+    """Each reference caption of each picture against the picture's others.
 
     Args:
         examples: pictures with at least two references each.
         meteor: METEOR too; it takes longer than all else.
+
+    Returns:
+        (means over the captions of a picture, scores of its first caption).
 
     Raises:
         UserError: a picture with fewer than two references, or fewer than two pictures.
@@ -88,34 +89,29 @@ def human_scores(examples: Sequence[CaptionExample], meteor: Meteor | None = Non
     for example in examples:
         if len(example.captions) < 2:
             raise UserError(
-                f"picture {example.image_id} has {len(example.captions)} reference(s); people are scored against the"
-                " others of a picture, so each needs two"
+                f"picture {example.image_id} has {len(example.captions)} reference(s); each needs two, of which one is"
+                " scored against the other"
             )
+    if len(examples) < 2:
+        raise UserError(f"{len(examples)} picture(s): document frequencies need a split")
     flat = iter(ptb_tokenize_all([caption for example in examples for caption in example.captions]))
     tokens = [[next(flat) for _ in example.captions] for example in examples]
     texts = [[" ".join(caption) for caption in captions] for captions in tokens]
-    counts = np.array([len(captions) for captions in tokens])
-    folds = []
-    for left_out in range(counts.max()):
-        members = np.flatnonzero(counts > left_out)
-        others = [[c for k, c in enumerate(captions) if k != left_out] for captions in tokens]
-        cider = CiderD(others).score([tokens[n][left_out] for n in members], members)
-        others_texts = [[t for k, t in enumerate(texts[n]) if k != left_out] for n in members]
-        predictions = [texts[n][left_out] for n in members]
-        bleu_counts = count_table(CorpusBleu(others_texts).counts(predictions))
-        columns = [100 * cider[:, None], 100 * rouge_l(predictions, others_texts)[:, None], bleu_counts]
-        if meteor is not None:
-            columns.append(meteor.score(predictions, others_texts, {}).statistics)
-        folds.append((members, np.concatenate(columns, axis=1)))
-    means = np.zeros((len(examples), folds[0][1].shape[1]))
-    for members, found in folds:
-        means[members] += found
-    means /= counts[:, None]
-    whole, first = (_scores(examples, counts, rows, meteor is not None) for rows in (means, folds[0][1]))
-    whole.first = first
-    return whole
+    ngrams = ReferenceNgrams(tokens)
+    first, sizes = ngrams.first[:-1], np.diff(ngrams.first)
+    by_caption = [
+        100 * cider.leave_one_out(ngrams),
+        100 * rouge.leave_one_out(texts),
+        bleu.leave_one_out(ngrams),
+        *([] if meteor is None else [_meteor_statistics(meteor, texts)]),
+    ]
+    domains = [example.domain for example in examples]
+    means = [np.add.reduceat(rows, first) / (sizes if rows.ndim == 1 else sizes[:, None]) for rows in by_caption]
+    return HumanScores(domains, *means), HumanScores(domains, *(rows[first] for rows in by_caption))
 
 
-def _scores(examples: Sequence[CaptionExample], counts: np.ndarray, rows: np.ndarray, meteor: bool) -> HumanScores:
-    ids, domains = [example.image_id for example in examples], [example.domain for example in examples]
-    return HumanScores(ids, domains, counts, rows[:, 0], rows[:, 1], rows[:, 2:12], rows[:, 12:] if meteor else None)
+def _meteor_statistics(meteor: Meteor, texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """[captions, 23], all in one run of the program."""
+    captions = [caption for of_picture in texts for caption in of_picture]
+    others = [[*of_picture[:k], *of_picture[k + 1 :]] for of_picture in texts for k in range(len(of_picture))]
+    return meteor.score(captions, others, {}).statistics

@@ -16,11 +16,12 @@ import numpy as np
 
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
-from vivo.metrics.bleu import CorpusBleu, bleu, count_table
+from vivo.metrics.bleu import CorpusBleu, bleu
 from vivo.metrics.cider import CiderD, DocumentFrequencies
 from vivo.metrics.f1 import f1_table
 from vivo.metrics.java import JavaScoreError
 from vivo.metrics.meteor import Meteor
+from vivo.metrics.ngrams import ReferenceNgrams
 from vivo.metrics.rouge import rouge_l
 from vivo.metrics.spice import Spice
 from vivo.metrics.tokenizer import ptb_tokenize_all
@@ -130,7 +131,8 @@ class SplitScorer:
         # One stream of captions in the order of the pictures, as pycocoevalcap sends them to its tokeniser.
         flat = iter(ptb_tokenize_all([caption for example in examples for caption in example.captions]))
         tokens = [[next(flat) for _ in example.captions] for example in examples]
-        self._cider = CiderD(tokens, frequencies)
+        ngrams = ReferenceNgrams(tokens, places=frequencies is not None)
+        self._cider = CiderD(ngrams, frequencies)
         if not self._cider.informative:
             raise UserError(
                 f"CIDEr of these {len(examples)} pictures is 0 by definition: their references have all n-grams in"
@@ -138,7 +140,7 @@ class SplitScorer:
             )
         self._meteor, self._spice = meteor, spice
         self._texts = [[" ".join(caption) for caption in captions] for captions in tokens]
-        self._bleu = CorpusBleu(self._texts)
+        self._bleu = CorpusBleu(ngrams)
         self._finder = ClassFinder(classes) if classes is not None else None
         self.truth = self._finder.mentions(tokens) if self._finder else None
 
@@ -157,9 +159,9 @@ class SplitScorer:
         tokens = ptb_tokenize_all([predictions[image_id] for image_id in self.image_ids])
         texts = [" ".join(caption) for caption in tokens]
         cider, rouge = 100 * self._cider.score(tokens), 100 * rouge_l(texts, self._texts)
-        counts = self._bleu.counts(texts)
+        counts = self._bleu.counts(tokens)
         table: dict[str, dict[str, float]] = {}
-        result = Scores(table, self.image_ids, cider, rouge, bleu_counts=count_table(counts))
+        result = Scores(table, self.image_ids, cider, rouge, bleu_counts=counts)
         parts = {part: members for part in PARTS if len(members := self.members(part))}
         meteor = self._add_java_scores(result, texts, parts)
         for part, members in parts.items():
@@ -169,8 +171,7 @@ class SplitScorer:
             if meteor is not None:
                 row["METEOR"] = meteor[part]
             row["ROUGE_L"] = float(rouge[members].mean())
-            scores = bleu(counts[n] for n in members)
-            row |= {f"BLEU-{n}": 100 * score for n, score in enumerate(scores, 1)}
+            row |= {f"BLEU-{n}": 100 * score for n, score in enumerate(bleu(counts[members]), 1)}
             table[part] = {**row, "pictures": len(members)}
         if self._finder is not None and self.truth is not None and self.classes is not None:
             result.named = self._finder.mentions([[caption] for caption in tokens])
