@@ -15,19 +15,26 @@ number of references: people against nine stand slightly below a model against t
 87.1 on validation) were taken from an eleventh caption against ten.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
+from vivo.files import atomic_write_json, cache_folder
 from vivo.metrics import bleu, cider, rouge
 from vivo.metrics.bootstrap import Interval, MeanScore, Statistic, SumScore, bootstrap
 from vivo.metrics.meteor import Meteor, score_sums
 from vivo.metrics.ngrams import ReferenceNgrams
 from vivo.metrics.nocaps import PARTS
 from vivo.metrics.tokenizer import ptb_tokenize_all
+
+VERSION = 1
+"""Of what is kept; to be raised where a score changes."""
 
 
 @dataclass
@@ -48,7 +55,8 @@ class HumanScores:
     meteor_statistics: np.ndarray | None = None
 
     def table(self, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Interval]]:
-        """Scores (times 100) with bootstrap intervals over pictures, by part; parts without pictures are left out."""
+        """Scores (times 100) with bootstrap intervals over pictures, by part ("in", "near", "out", "overall"); parts
+        without pictures are left out."""
         table: dict[str, dict[str, Interval]] = {}
         for part, domain in PARTS.items():
             members = np.array([n for n, of in enumerate(self.domains) if domain in (None, of)], dtype=np.int64)
@@ -70,6 +78,51 @@ class HumanScores:
 def bleu_score(counts: np.ndarray | Sequence[np.ndarray], n: int) -> SumScore:
     """BLEU-(n + 1) times 100 of resampled pictures, from counts [N, 10] or, with seeds, [S, N, 10]."""
     return SumScore(counts, lambda sums: 100 * bleu.bleu_of_sums(sums)[..., n])
+
+
+def human_record(examples: Sequence[CaptionExample], meteor: Meteor | None = None) -> dict[str, Any]:
+    """`human_scores` as JSON values.
+
+    Returns:
+        {"references": fewest and most of a picture, "captions_sha256", "mean", "first": {part: {metric: [value, low,
+        high]}}}; the bounds are those of the 95 % bootstrap interval over pictures.
+    """
+    mean, first = human_scores(examples, meteor)
+    counts = [len(example.captions) for example in examples]
+    tables = {
+        name: {part: {metric: list(i) for metric, i in row.items()} for part, row in scores.table().items()}
+        for name, scores in (("mean", mean), ("first", first))
+    }
+    return {"references": [min(counts), max(counts)], "captions_sha256": captions_sha256(examples), **tables}
+
+
+def kept_human_record(examples: Sequence[CaptionExample]) -> dict[str, Any]:
+    """`human_record` without METEOR, computed once for the same captions and domains (some seconds) and kept in
+    `vivo.files.cache_folder`.
+
+    Raises:
+        UserError: see `human_scores`.
+    """
+    sha256 = captions_sha256(examples)
+    try:
+        path = cache_folder("human") / f"{sha256[:32]}-{VERSION}.json"
+    except UserError:  # nowhere to keep it
+        return human_record(examples)
+    try:
+        record = json.loads(path.read_bytes())
+        if record["captions_sha256"] == sha256:
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there yet, or not as it was written
+    record = human_record(examples)
+    atomic_write_json(path, record)
+    return record
+
+
+def captions_sha256(examples: Sequence[CaptionExample]) -> str:
+    """Of ids, domains and captions, in their order."""
+    content = [[example.image_id, example.domain, example.captions] for example in examples]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def human_scores(examples: Sequence[CaptionExample], meteor: Meteor | None = None) -> tuple[HumanScores, HumanScores]:
