@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     note = domains_note(sizes, arguments.partition or "")
     fewest, most = record["references"]
     count = str(most - 1) if fewest == most else f"{fewest - 1} to {most - 1}"
-    for name, title in (("mean", "mean over a picture's captions"), ("first", "first captions alone")):
-        print_table(record[name], f"each reference caption against its picture's {count} others: {title}")
+    for name, title in (("mean", "mean over captions"), ("first", "first captions")):
+        print_table(record[name], f"{title}, against {count} others")
     if note:
-        Console().print(note, highlight=False)
+        Console().print(note, highlight=False, soft_wrap=True)
     if arguments.out:
         about = {"references_file": arguments.references, "pictures": len(examples), "domains": note}
         atomic_write_json(arguments.out, record | about)

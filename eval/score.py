@@ -188,7 +188,8 @@ def print_table(scores: Scores, about: Mapping[str, Any], human: Mapping[str, An
             view.add_row("  [dim]references[/]", *("" if c is None else f"[dim]{c[0]:.1f}[/]" for c in cells))
     console.print(view)
     for text in lines_under(about, human):
-        console.print(escape(text), highlight=False, style="red" if "missing:" in text else None)
+        style = "red" if " is missing: " in text else None
+        console.print(escape(text), highlight=False, style=style, soft_wrap=True)
 
 
 def lines_under(about: Mapping[str, Any], human: Mapping[str, Any] | None) -> list[str]:

@@ -19,6 +19,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from vivo.files import atomic_write_json, cache_folder
 from vivo.metrics import bleu, cider, rouge
 from vivo.metrics.bootstrap import Interval, MeanScore, Statistic, SumScore, bootstrap
 from vivo.metrics.meteor import Meteor, score_sums
-from vivo.metrics.ngrams import ReferenceNgrams
+from vivo.metrics.ngrams import ORDERS, ReferenceNgrams
 from vivo.metrics.nocaps import PARTS
 from vivo.metrics.tokenizer import ptb_tokenize_all
 
@@ -70,14 +71,13 @@ class HumanScores:
         if self.meteor_statistics is not None:
             found["METEOR"] = SumScore(self.meteor_statistics[members], lambda sums: 100 * score_sums(sums))
         found["ROUGE_L"] = MeanScore(self.rouge[members])
-        for n in range(4):
-            found[f"BLEU-{n + 1}"] = bleu_score(self.bleu_counts[members], n)
+        for n in range(ORDERS):
+            found[f"BLEU-{n + 1}"] = SumScore(self.bleu_counts[members], partial(_bleu, order=n))
         return found
 
 
-def bleu_score(counts: np.ndarray | Sequence[np.ndarray], n: int) -> SumScore:
-    """BLEU-(n + 1) times 100 of resampled pictures, from counts [N, 10] or, with seeds, [S, N, 10]."""
-    return SumScore(counts, lambda sums: 100 * bleu.bleu_of_sums(sums)[..., n])
+def _bleu(sums: np.ndarray, order: int) -> np.ndarray:
+    return 100 * bleu.bleu_of_sums(sums)[..., order]
 
 
 def human_record(examples: Sequence[CaptionExample], meteor: Meteor | None = None) -> dict[str, Any]:
