@@ -39,7 +39,6 @@ from vivo.metrics.meteor import Meteor
 from vivo.metrics.nocaps import DEFINITIONS, JAVA_METRICS, Scores, SplitScorer, domains_note
 from vivo.metrics.spice import Spice
 from vivo.program import exits_cleanly
-from vivo.training.scores import check_scored, record_scores
 
 ROWS = ("CIDEr", "SPICE", "METEOR", "ROUGE_L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "F1", "F1_unknown", "pictures")
 
@@ -48,7 +47,11 @@ ROWS = ("CIDEr", "SPICE", "METEOR", "ROUGE_L", "BLEU-1", "BLEU-2", "BLEU-3", "BL
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, read, score, print, write."""
     arguments = parse(argv)
-    header = check_scored(arguments.run, Path(arguments.predictions)) if arguments.run else {}
+    header: dict[str, Any] = {}
+    if arguments.run:
+        from vivo.training.scores import check_scored, record_scores  # what trains is large
+
+        header = check_scored(arguments.run, Path(arguments.predictions))
     out = Path(arguments.out)
     writable_folder(out.parent)
     predictions = read_predictions(arguments.predictions)

@@ -65,6 +65,17 @@ def test_references_that_cannot_be_left_out(scored, tmp_path: Path) -> None:
     assert "no scores of the reference captions themselves: picture 1" in printed
 
 
+@pytest.mark.parametrize("separator", ["\n", "\r", "\r\n", "\u2028", "\x0b", "\x0c", "\x1e", "\x85"])
+def test_line_breaks_in_references_move_nothing(scored, tmp_path: Path, separator: str) -> None:
+    """pycocoevalcap's tokenizer would give every later caption to another picture."""
+    _, plain, _, _ = scored("--no-human")
+    content = json.loads((tmp_path / "captions.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["caption"] = separator + annotation["caption"].replace(" ", separator) + separator
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    assert scored("--no-human")[1] == plain
+
+
 def test_meteor_through_the_command(scored, java: str) -> None:
     scores, pictures, printed, _ = scored("--meteor")
     texts = [[" ".join(t) for t in ptb_tokenize_all(e.captions)] for e in split()]
