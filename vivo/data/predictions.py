@@ -24,8 +24,8 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     normalised, since metrics read one caption a line. A caption may be empty: a model that says nothing scores 0.
 
     Raises:
-        UserError: naming file and entry: not JSON (NaN is not, either), not a list, an empty list, no id or one that is neither a
-            whole number nor text, an id twice, no caption, one that is not text or longer than 100 kB.
+        UserError: naming file and entry: not JSON (nor is NaN), not a list, an empty list, no id or one that is neither
+            a whole number nor text, an id twice, no caption, one that is not text or longer than 100 kB.
     """
     content = read_json(Path(path))
     if not isinstance(content, list):
