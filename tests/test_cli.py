@@ -89,6 +89,7 @@ class Caption:
     text: str
     score: float
     tags: list[str] = field(default_factory=list)
+    trace: None = None
 
 
 def test_caption_prints_caption_score_and_tags(
