@@ -125,6 +125,16 @@ def test_saved_folder_by_code_by_command_and_by_transformers(
     assert (tmp_path / "other" / "README.md").read_text().startswith("---\nlicense: mit\nlanguage: fr\n")
 
 
+def test_a_pretrained_folder_says_that_it_has_not_learned_to_caption(captioner: Captioner, tmp_path: Path):
+    captioner.model.config.training_stage = "tags"
+    try:
+        captioner.model.save_pretrained(tmp_path)
+    finally:
+        captioner.model.config.training_stage = "captions"
+    with pytest.raises(UserError, match="has not learned to caption yet"):  # and not that it has no detector
+        Captioner.from_pretrained(tmp_path, device="cpu")
+
+
 def test_constraints_put_detected_names_into_captions(
     captioner: Captioner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -88,11 +88,11 @@ class Captioner:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no config.json; --checkpoint takes a captioner folder such as runs/demo/vivo")
-        if not (folder / "detector").is_dir():
-            raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(VivoForCaptioning, folder).to(device)
         model.check_can_caption(str(folder))
+        if not (folder / "detector").is_dir():
+            raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         detector = load_detector(str(folder / "detector"))
         found = fingerprint_of(detector.fingerprint())
         if not model.config.region_fingerprint:

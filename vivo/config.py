@@ -257,7 +257,7 @@ class DecodeConfig:
     # Longest caption, in word pieces.
     max_tokens: int = at_least(20, 1)
     # A caption's log-probability is divided by its length to this power before captions are compared.
-    length_penalty: float = at_least(1.0, 0.0)
+    length_penalty: float = between(1.0, 0.0, 10.0)
     # No so many word pieces in a row twice in one caption; 0 allows it.
     no_repeat: int = at_least(0, 0)
     # Shortest caption, in word pieces.
