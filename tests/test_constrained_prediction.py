@@ -177,7 +177,7 @@ def test_a_model_without_probabilities_is_told_in_one_line():
     model, context = small_model(), small_context()
     with torch.no_grad():
         model.head.bias.fill_(torch.nan)
-    with pytest.raises(UserError, match="no caption was found: the model's outputs are NaN"):
+    with pytest.raises(UserError, match="no caption was found: the model gives no token a probability"):
         caption_batch(model, context, DecodeConfig(beam=3, max_tokens=8))
     tokenizer = load_tokenizer(bert_folder("minilm"))
     nothing = Regions(

@@ -108,7 +108,7 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
 def check_found(found: Sequence[Sequence[Hypothesis]]) -> None:
     """Every picture has a hypothesis, unless the model gives no probabilities."""
     if not all(found):
-        raise UserError("no caption was found: the model's outputs are NaN; are its weights those that were trained?")
+        raise UserError("no caption was found: the model gives no token a probability (NaN); are its weights whole?")
 
 
 def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
