@@ -96,6 +96,20 @@ def test_processor_generate_and_decode_are_what_prediction_does(saved: Path, tmp
         VivoProcessor.from_pretrained(tmp_path)
 
 
+def test_generate_refuses_what_it_does_not_have_and_knows_other_names(saved: Path):
+    model = VivoForCaptioning.from_pretrained(saved)
+    batch = VivoProcessor.from_pretrained(saved)(regions=[regions(0, 3)])
+    with pytest.raises(UserError, match="^generate: has no do_sample, max_length; its options are num_beams, max_new"):
+        model.generate(**batch, do_sample=True, max_length=3)
+    with pytest.raises(UserError, match="decode.beam: must be 1 or more, not 0"):
+        model.generate(**batch, num_beams=0)
+    options = {"num_beams": 4, "min_new_tokens": 3, "length_penalty": 0.0, "no_repeat_ngram_size": 1}
+    ids = model.generate(**batch, **options, max_new_tokens=6, num_beam_groups=2, diversity_penalty=0.5)
+    ours = DecodeConfig(beam=4, max_tokens=6, min_tokens=3, length_penalty=0.0, no_repeat=1, groups=2, diversity=0.5)
+    assert ids[0, :-1].tolist() == caption_batch(model, batch, ours)[0][0].tokens
+    assert ids[0].tolist() != model.generate(**batch, max_new_tokens=6)[0].tolist()
+
+
 def front_matter(card: str) -> dict[str, object]:
     """The metadata that a hub reads."""
     assert card.startswith("---\n")
