@@ -2,16 +2,18 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from vivo.data.text import load_tokenizer
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
-from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
 from vivo.tensor_files import TensorFiles
 from vivo.weights import bert_config, bert_folder, head_is_tied, load_bert, load_model
 
@@ -133,14 +135,58 @@ def test_pickles_of_anything_else_are_refused_in_one_line(tmp_path: Path, capsys
     assert "must not run" not in capsys.readouterr().out
 
 
+def ours_in(folder: Path) -> VivoForCaptioning:
+    """A small model of ours with random weights, saved."""
+    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    model = VivoForCaptioning(VivoConfig(vocab_size=20, feature_size=4, **shape))
+    model.save_pretrained(folder)
+    return model
+
+
 def test_a_model_of_ours_is_never_a_pickle(tmp_path: Path):
-    model = VivoForCaptioning(VivoConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-    model.save_pretrained(tmp_path)
+    model = ours_in(tmp_path)
     load_model(VivoForCaptioning, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="are a pickle.*safetensors"):
         load_model(VivoForCaptioning, tmp_path)
+
+
+def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a model folder."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "words"),
+    [
+        (lambda t: t.pop("vivo.layers.1.qkv.bias"), {}, "vivo.layers.1.qkv.bias is missing"),
+        (lambda t: t.pop("vivo.regions.linear.weight"), {}, "vivo.regions.linear.weight is missing"),
+        (lambda t: t.pop("vivo.regions.mean"), {}, "vivo.regions.mean is missing"),
+        (lambda t: t.update(more=torch.zeros(2)), {}, "more is no part of the model"),
+        (lambda t: t.update({"head.bias": torch.zeros(5)}), {}, r"head.bias is \[5\], not \[20\]"),
+        (len, {"num_hidden_layers": 3}, "vivo.layers.2.attention_norm.bias is missing"),
+        (len, {"num_hidden_layers": 1}, "vivo.layers.1.attention_norm.bias is no part"),
+        (len, {"tie_word_embeddings": False}, "head.output.weight is missing"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole_is_refused_in_one_line(
+    change: Callable, fields: dict, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Every stage reads the others' folders, and none of them fills a tensor by chance."""
+    ours_in(tmp_path)
+    for kind in (VivoForCaptioning, VivoForTagPretraining, VivoForPretraining):
+        load_model(kind, tmp_path, training_stage="tags")
+    spoil(tmp_path, change)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | fields))
+    capfd.readouterr()
+    with pytest.raises(UserError, match=words) as refused:
+        load_model(VivoForCaptioning, tmp_path)
+    assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_other_activations_and_folders_without_weights_are_refused(tmp_path: Path):

@@ -41,11 +41,24 @@ def load_model(kind: type[Model], folder: str | Path, **changes) -> Model:
             f"{folder}: its weights are a pickle ({pickled.name}), and models of vivo are kept as safetensors alone; "
             "weights of others come in by finetune/import_checkpoint.py"
         )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of odd tensors, too: the first of them is named below
     try:
-        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **changes)
+        model, told = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **changes,
+        )  # fmt: skip
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: the model there cannot be loaded ({reason}); train or copy it again") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    odd = [f"{name} is missing" for name in sorted(told["missing_keys"])]  # transformers would make them random
+    odd += [f"{name} is no part of the model of its config.json" for name in sorted(told["unexpected_keys"])]
+    odd += [f"{name} is {[*has]}, not {[*needed]}" for name, has, needed in sorted(told["mismatched_keys"])]
+    if odd:
+        raise UserError(f"{folder}: the model there cannot be loaded ({odd[0]}); train or copy it again")
+    return model
 
 
 # ours <- BERT's; a list is concatenated (query, key, value live in one matrix here)
