@@ -19,6 +19,7 @@ from vivo.data.types import Regions
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import predict_split
+from vivo.training.runs import starting_model
 from vivo.training.tasks import caption_pictures
 from vivo.weights import load_model
 
@@ -157,6 +158,18 @@ def test_what_is_refused_is_one_line(source: Path, store: Path, tmp_path: Path, 
     out.mkdir()
     (out / "mine.txt").write_text("")
     assert main([str(source), str(out)]) == 2 and "mine.txt" in capsys.readouterr().err
+
+
+def test_a_training_takes_it_only_when_it_is_imported(source: Path, store: Path, tmp_path: Path):
+    """As a plain BERT it would lose its region projection and its tags without a word."""
+    plain = ["model.vocabulary=", "model.standardise_regions=false"]
+    config = load_config(WORLD, [f"init={source}", *plain])
+    with pytest.raises(UserError, match="init .*checkpoint-1-2: a checkpoint of Oscar.*import_checkpoint.py"):
+        starting_model(config, VivoForCaptioning, RegionStore(store), "captions")
+    assert main([str(source), str(tmp_path / "ours"), "--regions", str(store)]) == 0
+    config = load_config(WORLD, [f"init={tmp_path / 'ours'}", *plain])
+    _, model = starting_model(config, VivoForCaptioning, RegionStore(store), "captions")
+    assert model.config.tags_as_text
 
 
 def test_it_can_be_trained_further_with_the_tags_that_it_knows(source: Path, store: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ from vivo.data.text import load_tokenizer
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
+from vivo.oscar import is_oscar
 from vivo.self_tagging import SelfTagger, save_tag_vocabulary
 from vivo.training.engine import run_training
 from vivo.training.replay import replay
@@ -143,6 +144,11 @@ def starting_model(
     folder = bert_folder("minilm" if config.init == "random" else config.init)
     if not (folder / "config.json").is_file():
         raise UserError(f'init {config.init}: no config.json there; give a checkpoint folder, "minilm" or "random"')
+    if is_oscar(folder):  # as a plain BERT it would lose its region projection and its layout of tags
+        raise UserError(
+            f"init {config.init}: a checkpoint of Oscar or VinVL as it was published; give init the folder that"
+            " finetune/import_checkpoint.py makes of it"
+        )
     tokenizer = load_tokenizer(folder)
     pieces = None
     if json.loads((folder / "config.json").read_text()).get("model_type") == VivoConfig.model_type:
