@@ -1,6 +1,7 @@
 """finetune/import_checkpoint.py: from a foreign folder and a store to captions, and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,7 @@ def test_what_is_refused_is_one_line(source: Path, store: Path, tmp_path: Path, 
             torch.zeros(24, 15),
             "img_embedding.weight is [24, 15], the model needs [24, 14]",
         ),
+        ("bert.img_embedding.bias", torch.full((24,), math.nan), "img_embedding.bias has numbers that are not finite"),
         ("bert.code_embeddings.weight", torch.zeros(3, 3), "holds code_embeddings.weight"),
     ):
         changed = {key: v for key, v in (state | {name: value}).items() if v is not None}

@@ -1,6 +1,7 @@
 """Weights of others from every layout of files: BERT's logits, and what is refused."""
 
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,8 @@ def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
         (lambda t: t.pop("vivo.regions.mean"), {}, "vivo.regions.mean is missing"),
         (lambda t: t.update(more=torch.zeros(2)), {}, "more is no part of the model"),
         (lambda t: t.update({"head.bias": torch.zeros(5)}), {}, r"head.bias is \[5\], not \[20\]"),
+        (lambda t: t["head.bias"].fill_(math.nan), {}, "head.bias has numbers that are not finite"),
+        (lambda t: t["vivo.regions.scale"][1:2].fill_(math.inf), {}, "vivo.regions.scale has numbers"),
         (len, {"num_hidden_layers": 3}, "vivo.layers.2.attention_norm.bias is missing"),
         (len, {"num_hidden_layers": 1}, "vivo.layers.1.attention_norm.bias is no part"),
         (len, {"tie_word_embeddings": False}, "head.output.weight is missing"),

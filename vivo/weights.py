@@ -56,9 +56,15 @@ def load_model(kind: type[Model], folder: str | Path, **changes) -> Model:
     odd = [f"{name} is missing" for name in sorted(told["missing_keys"])]  # transformers would make them random
     odd += [f"{name} is no part of the model of its config.json" for name in sorted(told["unexpected_keys"])]
     odd += [f"{name} is {[*has]}, not {[*needed]}" for name, has, needed in sorted(told["mismatched_keys"])]
+    odd += [f"{name} has numbers that are not finite" for name in not_finite(model.state_dict())[:1]]
     if odd:
         raise UserError(f"{folder}: the model there cannot be loaded ({odd[0]}); train or copy it again")
     return model
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that hold a NaN or an infinity."""
+    return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 # ours <- BERT's; a list is concatenated (query, key, value live in one matrix here)
@@ -195,7 +201,7 @@ def copy_tensors(
         Our names whose tensors are not there.
 
     Raises:
-        UserError: a tensor of another shape.
+        UserError: a tensor of another shape, or with a NaN or an infinity.
     """
     own, missing = dict(model.named_parameters()), []
     for ours, theirs in names.items():
@@ -205,7 +211,10 @@ def copy_tensors(
         if any(name not in tensors for name in sources):
             missing.append(ours)
             continue
-        value = torch.cat([tensors[name] for name in sources])
+        parts = {name: tensors[name] for name in sources}
+        if odd := not_finite(parts):
+            raise UserError(f"{where}: {odd[0]} has numbers that are not finite; copy the checkpoint again")
+        value = torch.cat([*parts.values()])
         if pieces is not None and ours in _BY_PIECE:
             value = value[torch.tensor(pieces)]
         if value.shape != own[ours].shape:
