@@ -192,6 +192,28 @@ def test_a_model_folder_that_is_not_whole_is_refused_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
+def test_configurations_and_tokenizers_that_are_none_are_refused_in_one_line(tmp_path: Path):
+    ours_in(tmp_path)
+    right = json.loads((tmp_path / "config.json").read_text())
+    for content, words in (
+        ("{", "no readable configuration"),
+        ("[]", "is no table of settings"),
+        (json.dumps(right | {"hidden_size": "x"}), "hidden_size is 'x'"),
+        (json.dumps(right | {"num_attention_heads": 7}), "hidden_size 8 cannot be shared by 7"),
+        (json.dumps(right | {"region_layer_norm_eps": None}), "region_layer_norm_eps is None"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=words) as refused:
+            load_model(VivoForCaptioning, tmp_path)
+        assert "\n" not in str(refused.value)
+    (tmp_path / "config.json").write_text(json.dumps(right))
+    for content in ("{}", "[]", "{"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match="tokenizer.json cannot be read") as refused:
+            load_tokenizer(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
 def test_other_activations_and_folders_without_weights_are_refused(tmp_path: Path):
     random_bert().config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no weights there"):
