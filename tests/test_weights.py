@@ -11,13 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
+from vivo.config import load_config
 from vivo.data.text import load_tokenizer
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
 from vivo.modeling import VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
+from vivo.processing import VivoProcessor
 from vivo.tensor_files import TensorFiles
+from vivo.training.runs import self_critical
+from vivo.training.tasks import keeps_repeats
 from vivo.weights import bert_config, bert_folder, head_is_tied, load_bert, load_model
 
+WORLD = Path(__file__).parents[1] / "configs" / "finetune" / "world.yaml"
 # Depths and heads of BERT-base and BERT-large, at a width that tests can afford.
 BASE = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 48, "intermediate_size": 96}
 LARGE = {"num_hidden_layers": 24, "num_attention_heads": 16, "hidden_size": 64, "intermediate_size": 128}
@@ -206,6 +211,13 @@ def test_configurations_and_tokenizers_that_are_none_are_refused_in_one_line(tmp
         with pytest.raises(UserError, match=words) as refused:
             load_model(VivoForCaptioning, tmp_path)
         assert "\n" not in str(refused.value)
+        config = load_config(WORLD, [f"init={tmp_path}"])
+        for reader in (VivoProcessor.from_pretrained, bert_config):
+            with pytest.raises(UserError, match=words):
+                reader(tmp_path)
+        for reader in (keeps_repeats, self_critical):
+            with pytest.raises(UserError, match=words):
+                reader(config)
     (tmp_path / "config.json").write_text(json.dumps(right))
     for content in ("{}", "[]", "{"):
         (tmp_path / "tokenizer.json").write_text(content)

@@ -27,6 +27,7 @@ from vivo.detectors.base import Detector, load_detector
 from vivo.detectors.pictures import open_picture
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
+from vivo.weights import read_configuration
 
 
 class VivoProcessor(ProcessorMixin):
@@ -50,6 +51,7 @@ class VivoProcessor(ProcessorMixin):
         """From the folder of a model, of a captioner or of a saved processor; nothing is downloaded."""
         folder = Path(folder)
         if (folder / "config.json").is_file():
+            read_configuration(folder / "config.json")
             limits = asdict(Limits.of(VivoConfig.from_pretrained(folder)))
         elif (folder / PROCESSOR_NAME).is_file():
             limits = _limits(folder / PROCESSOR_NAME)
