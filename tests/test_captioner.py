@@ -165,7 +165,7 @@ def test_constraints_put_detected_names_into_captions(
         ({"beam": -1}, "decode.beam: must be 1 or more, not -1"),
         ({"max_tokens": 0}, "decode.max_tokens: must be 1 or more, not 0"),
         ({"batch_size": 0}, "decode.batch_size: must be 1 or more, not 0"),
-        ({"decode": DecodeConfig(length_penalty=-1.0)}, "decode.length_penalty: must be 0 or more, not -1.0"),
+        ({"decode": DecodeConfig(length_penalty=-1.0)}, "decode.length_penalty: must be from 0 to 10, not -1.0"),
         ({"decode": DecodeConfig(groups=2), "beam": 3}, "decode.beam: 3 does not divide by decode.groups: 2"),
         (
             {"decode": DecodeConfig(conventions="oscar"), "constraints": ClassWords()},
