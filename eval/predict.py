@@ -27,7 +27,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     image_ids = [example.image_id for example in read_pictures(config.references)]  # never their captions
     out = Path(config.out) / "predictions.json"
     checkpoint, regions = Path(config.checkpoint), Path(config.regions)
-    predict_split(checkpoint, regions, image_ids, config.tags, config.decode, out, tag_file=config.tag_file)
+    predict_split(
+        checkpoint,
+        regions,
+        image_ids,
+        config.tags,
+        config.decode,
+        out,
+        tag_file=config.tag_file,
+        n_best=config.n_best,
+    )
     print(out)
     if made := read_header(out).get("constraints"):
         print(

@@ -26,8 +26,10 @@ from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
 from vivo.decoding.rules import AtLeast, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
+from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.modeling import Context, VivoForCaptioning
+from vivo.n_best import n_best_captions, write_n_best
 from vivo.self_tagging import open_tag_source
 from vivo.weights import load_model
 
@@ -87,7 +89,7 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
         return oscar_beam_search(step, pictures, *ends, decode.beam, limit, decode.length_penalty, device, rules)
     if decode.beam == 1:
         return [[h] for h in greedy_search(step, pictures, *ends, limit, decode.length_penalty, device, rules)]
-    return beam_search(
+    found = beam_search(
         step,
         pictures,
         *ends,
@@ -99,6 +101,14 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
         decode.groups,
         decode.diversity,
     )
+    check_found(found)
+    return found
+
+
+def check_found(found: Sequence[Sequence[Hypothesis]]) -> None:
+    """Every picture has a hypothesis, unless the model gives no probabilities."""
+    if not all(found):
+        raise UserError("no caption was found: the model gives no token a probability (NaN); are its weights whole?")
 
 
 def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
@@ -174,11 +184,13 @@ def predict_split(
     out: Path,
     shown: Mapping[str, str] | None = None,
     tag_file: str = "",
+    n_best: int = 0,
 ) -> dict[str, str]:
     """Caption a split and write `out` with its header. Returns the captions by picture id.
 
     Args:
         tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
+        n_best: captions of each picture for the file beside `out` (vivo/n_best.py); 0: no such file.
     """
     store = RegionStore(regions)
     tokenizer, model = load_captioning_model(checkpoint, store)
@@ -189,7 +201,9 @@ def predict_split(
         from vivo.constrained_prediction import ConstrainedCaptions  # it is built on this module
 
         constrained = ConstrainedCaptions.open(tokenizer, store, image_ids, decode, shown)
-    found = caption_pictures(model, tokenizer, store, image_ids, source, decode, shown, constrained)
+    hypotheses = decode_pictures(model, tokenizer, store, image_ids, source, decode, shown, constrained)
+    found = {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in hypotheses.items()}
+    several = {i: n_best_captions(tokenizer, some, n_best) for i, some in hypotheses.items()} if n_best else {}
     header = {
         "decode": dataclasses.asdict(decode),
         "tags": tags,
@@ -204,6 +218,7 @@ def predict_split(
         constrained.write(out)
     else:
         constraints_path(out).unlink(missing_ok=True)  # of captions that are overwritten
+    write_n_best(out, several)
     write_predictions(
         out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
     )
