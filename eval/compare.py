@@ -59,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     differences = compare_systems(scorer, [a], [b], arguments.resamples, arguments.seed)
     print_differences(differences, a, b)
     sizes = {part: row["pictures"] for part, row in a.table.items() if "pictures" in row}
-    for line in notes(a, b, domains_note(sizes, arguments.partition or "")):
+    lines = notes(a, b, domains_note(sizes, arguments.partition or ""))
+    for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     if arguments.out:
-        atomic_write_json(
-            arguments.out, {part: {m: i._asdict() for m, i in row.items()} for part, row in differences.items()}
-        )
+        found = {part: {m: i._asdict() for m, i in row.items()} for part, row in differences.items()}
+        atomic_write_json(arguments.out, found | ({"notes": lines} if lines else {}))
         print(f"written: {arguments.out}")
 
 

@@ -258,6 +258,13 @@ def test_compare_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert program("compare").main([pair[0], pair[0], *common, "--resamples", "50"]) == 0
     printed = capsys.readouterr().out
     assert "within noise" in printed and "better" not in printed
+    assert "notes" not in result and set(result["overall"]) > {"CIDEr", "ROUGE_L", "BLEU-1", "BLEU-4"}
+    (tmp_path / "partition.csv").write_text("image_id,domain\n" + "".join(f"{n},in\n" for n in range(12)))
+    moved = [*pair, *common, "--resamples", "50", "--partition", str(tmp_path / "partition.csv"), "--out", str(out)]
+    assert program("compare").main(moved) == 0
+    result = json.loads(out.read_text())
+    assert "CIDEr" not in result.get("near", {}) and "partition.csv (12 / 0 / 0 pictures" in result["notes"][0]
+    assert result["notes"][0] in capsys.readouterr().out
     assert program("compare").main([*pair, *common, "--resamples", "0"]) == 2
 
 
