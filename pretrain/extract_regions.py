@@ -23,8 +23,8 @@ from pathlib import Path
 from vivo.data.nocaps import read_nocaps
 from vivo.detectors.base import load_detector
 from vivo.detectors.extract import BROKEN, extract_regions, find_pictures, image_id_of
-from vivo.detectors.processes import join_processes
 from vivo.errors import UserError
+from vivo.processes import join_processes
 from vivo.program import exits_cleanly
 
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source.add_argument("--ids-from", type=Path, help="COCO or nocaps JSON that gives the pictures and their ids")
     arguments = parser.parse_args(argv)
 
-    processes = join_processes()
+    processes = join_processes("pretrain/extract_regions.py")
     pictures, ids = processes.on_main(lambda: listed_pictures(arguments)) or ([], [])
     result = extract_regions(
         pictures,

@@ -21,7 +21,8 @@ from vivo.decoding.constrained import constrained_beam_search
 from vivo.decoding.machine import ConstraintMachine
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
-from vivo.prediction import caption_batch, predict_split
+from vivo.prediction import caption_batch
+from vivo.split_prediction import predict_split
 from vivo.training.checkpoint import save_model
 from vivo.weights import bert_folder
 

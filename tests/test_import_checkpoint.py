@@ -17,7 +17,7 @@ from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.types import Regions
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import predict_split
+from vivo.split_prediction import predict_split
 from vivo.weights import load_model
 
 CASE = Case(8, tied=False, region_norm=True, tags=True, max_gen_length=12)
