@@ -26,7 +26,7 @@ from vivo.training.runs import finetune, pretrain
 from vivo.training.tracking import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
-PRETRAIN, FINETUNE = configs_dir() / "pretrain" / "vivo_base.yaml", configs_dir() / "finetune" / "vivo_base.yaml"
+PRETRAIN, FINETUNE = configs_dir() / "pretrain" / "vivo_base.yaml", configs_dir() / "finetune" / "vivo_xe.yaml"
 SMALL = ["model.layers=3", "model.hidden_size=192", "model.heads=6", "model.intermediate_size=768"]
 PAIRS = ["data.pairs=nowhere.jsonl"]
 TOLERANCE = 0.15

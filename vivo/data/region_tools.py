@@ -136,7 +136,7 @@ def write_detector_tags(path: str | Path, out: str | Path, least_score: float = 
                 update(place, place)
         if not written:
             raise UserError(
-                f"{path}: its detector, {_name(store)}, names nothing (with scores of {least_score:g} or more); take the"
+                f"{path}: its detector, {_name(store)}, names nothing (of score {least_score:g} or more); take the"
                 " store of one that does"
             )
 
