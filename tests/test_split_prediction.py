@@ -4,9 +4,12 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from launching import free_port, kill, start, wait_until, workers_of
 from tiny_split import make_captioner, make_info, make_store
 
@@ -18,6 +21,7 @@ from vivo.split_captioner import SplitCaptioner
 from vivo.split_prediction import Parts, predict_split
 
 COUNT = 61  # odd: the last batch is smaller than the others, and no number of processes divides them
+BATCHES = 31
 DECODE = DecodeConfig(beam=3, max_tokens=14, min_tokens=14, batch_size=2)
 FILES = ["predictions.constraints.jsonl", "predictions.header.json", "predictions.json"]
 
@@ -51,6 +55,14 @@ def predicted(made: Path, out: Path, decode: DecodeConfig = DECODE, tags: str = 
     return predict_split(made / "captioner", made / "regions", ids_of(made), tags, decode, out, **more)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
@@ -60,24 +72,25 @@ def parts(out: Path) -> int:
 
 
 @pytest.mark.slow
-def test_one_process_two_and_two_nodes_without_a_common_disk(made: Path, tmp_path: Path):
+def test_two_nodes_without_a_common_disk_write_what_one_process_writes(made: Path, tmp_path: Path):
     """Every file equal, byte for byte, with tags that the model writes and with constraints."""
     extra = ["tags=self", "decode.constraints=detector", "decode.min_tokens=0"]
-    one, two, here, there = (tmp_path / name for name in ("one", "two", "here", "there"))
+    one, here, there = (tmp_path / name for name in ("one", "here", "there"))
     port = free_port()
     nodes = [
         start(2, program(made, out, *extra), node=node, nodes=2, port=port) for node, out in enumerate((here, there))
     ]
     said = [node.communicate(timeout=400) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
-    jobs = [start(count, program(made, out, *extra)) for count, out in ((1, one), (2, two))]
-    more = [job.communicate(timeout=400) for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], more
-    assert list(files_of(one)) == FILES and files_of(one) == files_of(two) == files_of(here)
+    decode = dataclasses.replace(DECODE, min_tokens=0, constraints="detector")
+    with one_thread():  # as each of the others computes: the last bits of scores hang on it
+        captions = predicted(made, one / "predictions.json", decode, "self")
+    assert list(files_of(one)) == FILES and files_of(one) == files_of(here)
     assert list(there.iterdir()) == []
     found = json.loads((one / "predictions.json").read_text())
     assert [record["image_id"] for record in found] == ids_of(made) and len(set(ids_of(made))) == COUNT
-    assert len({record["caption"] for record in found}) > COUNT / 2
+    assert [record["caption"] for record in found] == list(captions.values())
+    assert len(set(captions.values())) > COUNT / 2
     traces = [json.loads(line) for line in constraints_path(one / "predictions.json").read_text().splitlines()]
     assert [(t["image_id"], t["caption"]) for t in traces] == [(r["image_id"], r["caption"]) for r in found]
     header = read_header(one / "predictions.json")
@@ -89,14 +102,16 @@ def test_one_process_two_and_two_nodes_without_a_common_disk(made: Path, tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc")
 def test_killed_and_interrupted_it_goes_on(made: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    launcher = start(2, program(made, out))  # one of two is killed; the launcher ends the other
-    wait_until(lambda: parts(out) >= 3, launcher)
-    kill(workers_of(launcher)[1])
-    _, errors = launcher.communicate(timeout=400)
+    """A process of the second of two nodes; then one process by Ctrl-C; then two do the rest."""
+    out, port = tmp_path / "out", free_port()
+    nodes = [start(2, program(made, out), node=node, nodes=2, port=port) for node in (0, 1)]
+    wait_until(lambda: parts(out) >= 3, nodes[1])
+    kill(workers_of(nodes[1])[1])
+    said = [node.communicate(timeout=400)[1] for node in nodes]
     first = parts(out)
-    assert launcher.returncode != 0 and 3 <= first < COUNT // 2, errors[-3000:]
-    assert not (out / "predictions.json").exists()
+    assert nodes[0].returncode != 0 and nodes[1].returncode != 0, said
+    assert "error: process 0 of 2: another process ended before its work was done" in said[0], said[0][-3000:]
+    assert 3 <= first < BATCHES and not (out / "predictions.json").exists()
 
     alone = start(1, program(made, out))
     wait_until(lambda: parts(out) > first, alone)
@@ -104,17 +119,21 @@ def test_killed_and_interrupted_it_goes_on(made: Path, tmp_path: Path):
     _, errors = alone.communicate(timeout=400)
     second = parts(out)
     assert alone.returncode == 130 and "interrupted; run the same command again" in errors, errors
-    assert first < second < COUNT // 2 and not (out / "predictions.json").exists()
+    assert first < second < BATCHES and not (out / "predictions.json").exists()
 
     kept = sorted((out / "predictions.parts").glob("*-*.json"))
     kept[0].write_bytes(kept[0].read_bytes()[:-20])  # as a full disk or a crash of the machine may leave it
     stranger = json.loads(kept[1].read_text())
     stranger["records"].reverse()
     kept[1].write_text(json.dumps(stranger))
-    done = start(1, program(made, out))
+    done = start(2, program(made, out))
     output, errors = done.communicate(timeout=400)
     assert done.returncode == 0, errors[-3000:]
-    assert f"{2 * (second - 2)} were there already" in errors and str(out / "predictions.json") in output
+    assert (
+        f"{second * 2 - 5} were there already" in errors
+        or f"{second * 2 - 4} were there already" in errors
+        and str(out / "predictions.json") in output
+    )
     assert [file.name for file in sorted(out.iterdir())] == FILES[1:]
     captions = predicted(made, tmp_path / "whole" / "predictions.json")
     assert read_predictions(out / "predictions.json") == captions and list(captions) == ids_of(made)

@@ -44,7 +44,8 @@ def make_captioner(folder: Path, store: Path, **more: object) -> Path:
         model = kind(VivoConfig(training_stage=stage, **shape, **known, **more)).eval()
         with torch.no_grad():  # the usual small start makes all words and all pictures alike
             for parameter in model.parameters():
-                parameter.normal_(std=0.3)
+                if parameter.dim() > 1:
+                    parameter.normal_(std=0.3)
         return model
 
     folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ With them a file of captions can be told to be COCO's by what is in it, and not 
 import importlib.util
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vivo.data.coco import join_lines
@@ -40,16 +40,12 @@ def coco_captions(image_ids: Iterable[str]) -> dict[str, set[str]] | None:
     return found
 
 
-def strange_captions(examples: Iterable[CaptionExample]) -> list[tuple[str, str]] | None:
-    """(picture id, caption) of every caption that is none of COCO's; None where COCO's cannot be read."""
-    given = [(example.image_id, example.captions) for example in examples]
-    known = coco_captions(image_id for image_id, _ in given)
-    if known is None:
-        return None
+def strange_captions(examples: Iterable[CaptionExample], known: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+    """(picture id, caption) of every caption that is not in `known`, COCO's captions of these pictures."""
     nothing: set[str] = set()
     return [
-        (image_id, caption)
-        for image_id, captions in given
-        for caption in captions
-        if join_lines(caption) not in known.get(image_id, nothing)
+        (example.image_id, caption)
+        for example in examples
+        for caption in example.captions
+        if join_lines(caption) not in known.get(example.image_id, nothing)
     ]

@@ -9,16 +9,17 @@ with, so trainings can be followed back. Where only a model folder is left, its 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vivo.data.coco_2014 import strange_captions
+from vivo.data.coco_2014 import coco_captions, strange_captions
 from vivo.data.examples import read_caption_examples
 from vivo.data.region_format import sha256_of
+from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.model_card import FILE as CARD
 from vivo.model_config import VivoConfig
@@ -75,27 +76,42 @@ def weights_of(folder: Path) -> list[Path]:
 
 def other_captions(stages: Sequence[Stage]) -> list[str]:
     """A sentence for each training that learned from captions that are not COCO's, or of which nobody can tell."""
-    return [line for stage in stages for line in (stage.unknown, _judged(stage)) if line]
+    files = {
+        stage.captions["path"]: read_caption_examples(stage.captions["path"]) for stage in stages if _at_hand(stage)
+    }
+    known = coco_captions(example.image_id for examples in files.values() for example in examples) if files else {}
+    judged = {path: _judged(examples, known) for path, examples in files.items()}
+    found = []
+    for stage in stages:
+        if stage.unknown:
+            found.append(stage.unknown)
+        if not stage.captions:
+            continue
+        told, path = stage.captions.get("sha256", "not known"), stage.captions["path"]
+        verdict = f" (SHA-256 {told[:16]}), which are not at hand: whether they are COCO's is not known"
+        if _at_hand(stage):
+            verdict = judged[path]
+        if verdict:
+            found.append(f"{stage.folder}: learned from the captions of {Path(path).name}{verdict}")
+    return found
 
 
-def _judged(stage: Stage) -> str:
-    """What is wrong with the captions of a training; "" where nothing is."""
-    if not stage.captions:
+def _at_hand(stage: Stage) -> bool:
+    """Whether the file of its captions is there, and the same as it was."""
+    path = Path(stage.captions.get("path", ""))
+    return path.is_file() and sha256_of(path) == stage.captions.get("sha256")
+
+
+def _judged(examples: Iterable[CaptionExample], known: Mapping[str, set[str]] | None) -> str:
+    """What is wrong with captions, as the end of a sentence; "" where nothing is."""
+    if known is None:
+        return "; whether they are COCO's is not known, for pycocoevalcap's copy of those cannot be read"
+    strange = strange_captions(examples, known)
+    if not strange:
         return ""
-    path, told = Path(stage.captions["path"]), stage.captions.get("sha256", "")
-    named = f"{stage.folder}: learned from the captions of {path.name}"
-    if not path.is_file() or sha256_of(path) != told:
-        return (
-            f"{named} (SHA-256 {told[:16] or 'not known'}), which are not at hand: whether they are COCO's is not known"
-        )
-    strange = strange_captions(read_caption_examples(path))
-    if strange is None:
-        return f"{named}; whether they are COCO's is not known, for pycocoevalcap's copy of them cannot be read"
-    if strange:
-        image_id, caption = strange[0]
-        shown = caption if len(caption) <= 60 else f"{caption[:57]}..."
-        return f"{named}: {len(strange):,} of them are none of COCO's (picture {image_id}: {shown!r})"
-    return ""
+    image_id, caption = strange[0]
+    shown = caption if len(caption) <= 60 else f"{caption[:57]}..."
+    return f": {len(strange):,} of them are none of COCO's (picture {image_id}: {shown!r})"
 
 
 def _stage(folder: Path) -> tuple[Stage, Path | None]:
