@@ -126,14 +126,11 @@ def test_killed_and_interrupted_it_goes_on(made: Path, tmp_path: Path):
     stranger = json.loads(kept[1].read_text())
     stranger["records"].reverse()
     kept[1].write_text(json.dumps(stranger))
+    there = sum(len(json.loads(file.read_text())["records"]) for file in kept[2:])
     done = start(2, program(made, out))
     output, errors = done.communicate(timeout=400)
     assert done.returncode == 0, errors[-3000:]
-    assert (
-        f"{second * 2 - 5} were there already" in errors
-        or f"{second * 2 - 4} were there already" in errors
-        and str(out / "predictions.json") in output
-    )
+    assert f"{there} were there already" in errors
     assert [file.name for file in sorted(out.iterdir())] == FILES[1:]
     captions = predicted(made, tmp_path / "whole" / "predictions.json")
     assert read_predictions(out / "predictions.json") == captions and list(captions) == ids_of(made)
