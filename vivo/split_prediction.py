@@ -144,13 +144,16 @@ def predict_split(
         say(parts.begin())
         return False
 
+    def look() -> set[int]:
+        writable_folder(parts.folder)  # on the disk of this process
+        return set(parts.read())
+
     try:
         if processes.from_main(prepare):
             say(f"{out}: is finished; to caption anew, name another out or remove it")
             parts.clear()
             return read_predictions(out) if processes.is_main else {}
-        seen = processes.everywhere(lambda: (writable_folder(parts.folder), set(parts.read()))[1])
-        done = set().union(*processes.all_gather(seen))
+        done = set().union(*processes.all_gather(processes.everywhere(look)))
         _work(opened, parts, sorted(set(range(len(parts.batches))) - done), processes, shows)
         processes.wait(lambda: None)
         found = _collected(parts, processes)
