@@ -10,7 +10,7 @@ import torch
 from test_modeling import UncachedStep, small_context, small_model
 
 from vivo.config import DecodeConfig, load_eval_config
-from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces
+from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces, summary_of
 from vivo.data.class_forms import ClassWords
 from vivo.data.nocaps import read_pictures
 from vivo.data.predictions import constraints_path
@@ -21,7 +21,8 @@ from vivo.decoding.constrained import constrained_beam_search
 from vivo.decoding.machine import ConstraintMachine
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
-from vivo.prediction import caption_batch, predict_split
+from vivo.prediction import caption_batch
+from vivo.split_prediction import predict_split
 from vivo.training.checkpoint import save_model
 from vivo.weights import bert_folder
 
@@ -115,7 +116,7 @@ def test_a_caption_that_is_too_short_for_its_words_says_so():
     trace = search.traces["a"]
     assert trace["fell_back"] and (trace["needed"], trace["satisfied"]) == (2, 1)
     assert sorted(c["written"] for c in trace["constraints"]) in (["", "cat"], ["", "dog"])
-    assert search.summary() == {
+    assert summary_of(search.traces.values()) == {
         "pictures_by_constraints": {"2": 1}, "constraints": 2, "satisfied": 1, "fell_back": 1,
     }  # fmt: skip
 
