@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from vivo.metrics.bootstrap import Interval
-from vivo.metrics.measures import Intervals
+from vivo.metrics.measures import VERIFIED, Intervals
 from vivo.metrics.novelty import NGRAMS
 
 GROUPS = {"in": "in-domain", "out": "out-of-domain", "out_unknown": "unknown to detector", "overall": "entire"}
@@ -25,10 +25,10 @@ def measure_tables(
     """
     ours = results["captions"]
     yield _table(
-        "F1 of named objects, %, as the paper's Table 2 (in 95 % intervals)",
+        "F1 of named objects, % [95 % interval], as the paper's Table 2",
         ("truth", "F1 is", "captions", *GROUPS.values()),
         (
-            (truth, kind, system, *(_cell(found[f"objects by {truth}"].get(group, {}).get(metric)) for group in GROUPS))
+            (truth, kind, system, *(cell(found[f"objects by {truth}"].get(group, {}).get(metric)) for group in GROUPS))
             for truth in facts["classes"]
             for metric, kind in F1S.items()
             for system, found in results.items()
@@ -39,7 +39,7 @@ def measure_tables(
         "objects that are named and not there, %",
         ("truth", "captions", *columns),
         (
-            (truth, system, *(_cell(found["hallucination"].get(truth, {}).get(column)) for column in columns))
+            (truth, system, *(cell(found["hallucination"].get(truth, {}).get(column)) for column in columns))
             for truth in ours["hallucination"]
             for system, found in results.items()
         ),
@@ -49,7 +49,7 @@ def measure_tables(
         "captions that no training picture has, %, and words a caption",
         ("", "captions", *parts),
         (
-            (metric, system, *(_cell(found["novelty"][part][metric], scale) for part in parts))
+            (metric, system, *(cell(found["novelty"][part][metric], scale) for part in parts))
             for metric, scale in (("new", 100), ("words", 1))
             if metric in parts["overall"]
             for system, found in results.items()
@@ -62,9 +62,10 @@ def measure_tables(
             (
                 truth,
                 system,
-                *(_cell(found[f"recall by {axis} and {truth}"].get(name, {}).get("recall")) for name in bins),
+                *(cell(found[f"recall by {axis} and {truth}"].get(name, {}).get("recall")) for name in bins),
             )
             for truth in facts["classes"]
+            if truth != VERIFIED  # recall asks for what is there alone
             for system, found in results.items()
         ]
         yield _table(f"recall of objects, %, by {axis} of their class", ("truth", "captions", *bins), counts + recalls)
@@ -124,11 +125,12 @@ def _table(title: str, columns: Sequence[str], rows: Iterator[Sequence[str]] | S
     return view
 
 
-def _cell(interval: Interval | None, scale: float = 100) -> str:
+def cell(interval: Interval | None, scale: float = 100, digits: int = 1) -> str:
+    """A value with its interval where it has one; "-" for what is undefined."""
     if interval is None or math.isnan(interval.value):
         return "-"
-    value, low, high = (scale * number for number in interval)
-    return f"{value:.1f}" if math.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    value, low, high = (f"{scale * number:.{digits}f}" for number in interval)
+    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def _percent(share: float | None) -> str:
