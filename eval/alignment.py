@@ -23,6 +23,7 @@ well it looks. What the measures mean: docs/measures.md.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     store = RegionStore(arguments.regions)
     examples = {example.image_id: example for example in read_pictures(arguments.references)}
     objects, tags = read_objects_and_tags(arguments, store, list(examples))
-    shown = [i for i in examples if sum(tag in objects[i] for tag in tags[i]) >= LEAST_SHOWN][: arguments.show]
+    many = (i for i in examples if sum(tag in objects[i] for tag in tags[i]) >= LEAST_SHOWN)
+    shown = list(itertools.islice(many, arguments.show)) if arguments.figures else []
     groups = tag_groups(arguments.classes)
 
     from vivo.alignment import Aligner, grounding, sums_of
@@ -248,7 +250,9 @@ def print_table(results: Intervals, counts: Mapping[str, int]) -> None:
     for column in COLUMNS:
         view.add_column(column, justify="right")
     for group, name_of_group in GROUPS.items():
-        for number, (name, of_groups) in enumerate(sorted(results.items(), key=lambda item: item[0].split(", ")[1])):
+        for number, (name, of_groups) in enumerate(
+            sorted(results.items(), key=lambda item: item[0].rsplit(", ", 1)[1])
+        ):
             if group in of_groups:
                 cells = []
                 for column in COLUMNS:

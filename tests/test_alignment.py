@@ -61,8 +61,9 @@ def make_model(folder: Path, seed: int, tokenizer, fingerprint: str, size: int, 
     )  # fmt: skip
     model = VivoForTagPretraining(config)
     with torch.no_grad():  # the usual small start makes everything alike
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(std=0.3)
     save_model(folder, model, tokenizer)
     return folder
 
@@ -231,8 +232,8 @@ def test_a_reading_hangs_on_its_region_alone(folder: Path, tmp_path: Path):
         writer.write("b", second)
     one, other = Aligner(folder)(RegionStore(tmp_path / "s"), [("a", TAGS), ("b", TAGS)])
     assert one.reading[:, 0] == pytest.approx(other.reading[:, 0], abs=1e-4)
-    assert (np.abs(one.reading[:, 1:] - other.reading[:, 1:]).max(axis=0) > 1e-2).all()
-    assert np.abs(one.cosine[:, 0] - other.cosine[:, 0]).max() > 1e-3, "together, regions see each other"
+    assert (np.abs(one.reading[:, 1:] - other.reading[:, 1:]).max(axis=0) > 0.1).all()
+    assert np.abs(one.cosine[:, 0] - other.cosine[:, 0]).max() > 1e-2, "together, regions see each other"
 
 
 def test_what_is_refused(tokenizer, folder: Path, store: RegionStore, tmp_path: Path):
@@ -308,6 +309,14 @@ def test_program_on_the_tiny_world(tiny_world: Path, tokenizer, tmp_path: Path, 
     drawings = sorted((tmp_path / "figures").iterdir())
     assert len(drawings) == 2 and all(ElementTree.parse(path) for path in drawings)
     assert "unknown to the detector" in capsys.readouterr().out
+    detector = ["--tags", "detector", "--labels", "", "--parts", "--layer", "1", "--out", str(tmp_path / "d.json")]
+    assert program().main([*given[4:], *detector]) == 0, "one model, no classes, no figures"
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert list(found["statistics"]) == ["b, cosine", "b, reading"]
+    assert found["facts"]["tags"] == "detector" and found["facts"]["layer"] == 1
+    assert (
+        found["statistics"]["b, reading"]["overall"]["whole"]["value"] == 0.0 < found["facts"]["boxed tags"]["overall"]
+    )
     for change, message in (
         (["--tags", "labels", "--labels", ""], "needs --labels"),
         (["--model", "c"], "must be NAME=FOLDER"),
