@@ -103,7 +103,7 @@ def test_with_files_of_open_images(nocaps, tmp_path: Path, capsys: pytest.Captur
         "Table 2",
         "Table 3",
         "CHAIRi out",
-        "labels, boxes or references",
+        "any source",
         "no training picture has",
         "people",
     ):

@@ -36,8 +36,8 @@ from vivo.metrics.word_forms import ClassFinder, NamedClass
 Statistics = dict[str, dict[str, dict[str, Statistic]]]
 Intervals = dict[str, dict[str, dict[str, Interval]]]
 REFERENCES, LABELS, VERIFIED, BOXES = "references", "labels", "labels, verified", "boxes"
-ANY_SOURCE = "labels, boxes or references"
-"""Truth of CHAIR as published: what is annotated, however, or named by a reference."""
+ANY_SOURCE = "any source"
+"""Truth of CHAIR as published: labels, boxes or references say that it is there."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class CaptionSplit:
         edges: of the bins of rare and frequent classes.
 
     Attributes:
-        truths: by name: what F1 is measured against. mistakes: what CHAIR is measured against.
+        truths: by name, what F1 is measured against. mistakes: what CHAIR is measured against; ANY_SOURCE as well.
         annotations, training, edges: as given.
     """
 
