@@ -132,13 +132,14 @@ def _even_by_domain(pictures: Sequence[GalleryPicture], most: int) -> list[Galle
     return [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
 
 
-def boxes_of(picture: GalleryPicture) -> list[Box]:
-    """The first regions in percent of the picture; a label that would cover another one is not written out."""
+def boxes_of(picture: GalleryPicture, most: int = MOST_BOXES) -> list[Box]:
+    """The first regions in percent of the picture; a label that would cover another one is not written out, nor is
+    one behind the first `MOST_BOXES`."""
     colors = {label: index for index, label in enumerate(dict.fromkeys(filter(None, picture.labels)))}
     taken: list[tuple[float, float, float, float]] = []
     boxes = []
     regions = list(zip(picture.boxes, picture.labels, picture.scores, strict=True))
-    for (x1, y1, x2, y2), label, score in regions[:MOST_BOXES]:
+    for number, ((x1, y1, x2, y2), label, score) in enumerate(regions[:most]):
         x, y = 100 * float(x1) / picture.width, 100 * float(y1) / picture.height
         width = 100 * float(x2 - x1) / picture.width
         height = 100 * float(y2 - y1) / picture.height
@@ -149,6 +150,7 @@ def boxes_of(picture: GalleryPicture) -> list[Box]:
         text_y = y if inside else y - 6
         area = (text_x, text_y, text_x + text_width, text_y + 6)
         free = all(area[0] >= o[2] or o[0] >= area[2] or area[1] >= o[3] or o[1] >= area[3] for o in taken)
+        free = free and number < MOST_BOXES
         if free:
             taken.append(area)
         boxes.append(
