@@ -60,7 +60,8 @@ class Card:
     first: list[CaptionLine]
     more: list[CaptionLine]
     search: str
-    image: str = ""  # data URI, filled in when the size of the page is known
+    image: str = ""  # data URI, filled in when the size of the page is known; an address on the pages of all pictures
+    told: str = ""  # a figure of the picture, on the pages of all pictures
 
 
 @dataclass
@@ -207,6 +208,24 @@ def make_card(
         more=[line(name, "other") for name in order if name not in roles],
         search="|".join(sorted({*in_references, *tags})).lower(),
     )
+
+
+def strip_card(
+    number: int, picture: GalleryPicture, rows: Mapping[str, str], finder: ClassFinder, image: str, told: str
+) -> Card:
+    """A card of the pages that show all pictures.
+
+    Args:
+        number: the picture's place among the page's data.
+        rows: what is shown of each row's name -> its role.
+    """
+    names = [RowResult(name, "", [], {}) for name in rows]
+    card = make_card(number, picture, names, "", "", finder)
+    for line in card.more:
+        line.role = rows[line.row]
+        line.row = line.row if len(rows) > 1 else ""
+    card.first, card.more, card.image, card.told = card.more, [], image, told
+    return card
 
 
 def make_groups(
