@@ -3,7 +3,8 @@
     python eval/compare.py A.json B.json --references nocaps_val_captions.json [--classes classes.json]
 
 Prints A - B with a 95 % interval for CIDEr, ROUGE-L and, with classes, the F1 of named objects, and says
-"within noise" where the interval contains 0.
+"within noise" where the interval contains 0. --html FILE writes a page with all that and the captions side by side,
+--pictures FOLDER with the pictures (small copies lie beside the page; docs/reports.md).
 """
 
 import argparse
@@ -35,14 +36,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--html", type=Path, help="page to write: wins and losses side by side")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of the picture files, for --html")
     arguments = parser.parse_args(argv)
     if arguments.resamples < 1:
         raise UserError(f"--resamples {arguments.resamples}: at least 1 is needed, 1000 is usual")
     if arguments.out:
         writable_folder(Path(arguments.out).parent)
+    if arguments.html:
+        writable_folder(arguments.html.parent)
     classes = read_classes(arguments.classes) if arguments.classes else None
     predictions = [read_predictions(path) for path in (arguments.a, arguments.b)]
-    scorer = SplitScorer(read_nocaps(arguments.references), classes)
+    examples = read_nocaps(arguments.references)
+    scorer = SplitScorer(examples, classes)
     a, b = (scorer.score(captions) for captions in predictions)
     differences = compare_systems(scorer, [a], [b], arguments.resamples, arguments.seed)
     view = Table("", "metric", "A", "B", "A - B", title="A against B")
@@ -60,6 +66,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.out, {part: {m: i._asdict() for m, i in row.items()} for part, row in differences.items()}
         )
         print(f"written: {arguments.out}")
+    if arguments.html:
+        from vivo.report.comparison_page import write_comparison
+
+        write_comparison(
+            arguments.html,
+            (arguments.a, arguments.b),
+            (predictions[0], predictions[1]),
+            scorer,
+            (a, b),
+            differences,
+            examples,
+            arguments.pictures,
+            {"A": arguments.a, "B": arguments.b, "references": arguments.references},
+        )
+        print(f"written: {arguments.html}")
 
 
 def verdict(difference: Interval) -> str:

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = images_inside(files)
     else:
         images = images_linked(files, arguments.out) if arguments.link else images_beside(files, arguments.out)
-    title = arguments.title or f"Evaluation of {arguments.predictions.resolve().parent.name}"
+    title = arguments.title or "Evaluation of " + "/".join(arguments.predictions.resolve().parts[-3:-1])
     write_evaluation(arguments.out, evaluation, pictures, images, title, provenance(arguments, evaluation, store))
     print(f"written: {arguments.out} ({len(pictures):,} pictures)")
 

@@ -30,8 +30,8 @@ class WordUse:
 class CaptionPlots:
     """Charts and figures of one set of captions against its references.
 
-    mean_words: of captions, of references. distinct: unlike captions as a share of all. vocabulary: unlike words of
-    the captions, and of one reference a picture (equally many texts, so that the two compare).
+    mean_words: of captions, of references. distinct: how many unlike captions. vocabulary: unlike words of the
+    captions, and of one reference a picture (equally many texts, so that the two compare).
     """
 
     lengths: Markup
@@ -39,7 +39,7 @@ class CaptionPlots:
     more: Markup
     less: Markup
     mean_words: tuple[float, float]
-    distinct: float
+    distinct: int
     vocabulary: tuple[int, int]
 
 
@@ -54,7 +54,7 @@ def caption_plots(captions: Captions, references: Sequence[Captions]) -> Caption
         more=use_chart(more, "Words that the captions use more often than people do"),
         less=use_chart(less, "Words that the captions use less often than people do"),
         mean_words=means,
-        distinct=len({tuple(tokens) for tokens in captions}) / max(len(captions), 1),
+        distinct=len({tuple(tokens) for tokens in captions}),
         vocabulary=(vocabulary(captions), vocabulary([texts[0] for texts in references if texts])),
     )
 
@@ -111,7 +111,7 @@ def use_chart(uses: Sequence[WordUse], label: str) -> Markup:
     if not uses:
         return Markup('<p class="note">None.</p>')
     told = ", ".join(f"{use.word} {use.captions:.0f} against {use.references:.0f}" for use in uses)
-    bars = [Bar(use.word, use.captions, None, use.references, None, "ours") for use in uses]
+    bars = [Bar(use.word, use.captions, None, use.references, None, "said") for use in uses]
     return bar_chart(bars, f"{label}, in 1,000 words: {told}", digits=0)
 
 

@@ -154,15 +154,11 @@ def bar_chart(bars: Sequence[Bar], label: str, digits: int = 3) -> Markup:
 def column_chart(labels: Sequence[str], columns: Sequence[Column], label: str, height: int = 210) -> Markup:
     """Upright columns over their labels, the series of a label side by side; numbers stand in each column's title."""
     end = max([value for column in columns for value in column.values] + [1e-9]) * 1.06
-    parts = []
+    parts, ticks = [], []
     for tick in nice_ticks(0, end, 4):
         y = round(height * (1 - tick / end), 1)
-        parts.append(
-            Markup(
-                '<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-                '<text class="tick" x="100%" y="{}" text-anchor="end">{:g}</text>'
-            ).format(y - 3, tick, y=y)
-        )
+        parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>').format(y=y))
+        ticks.append(Markup('<text class="tick" x="100%" y="{}" text-anchor="end">{:g}</text>').format(y - 3, tick))
     slot = 1 / max(len(labels), 1)
     wide = 0.8 * slot / max(len(columns), 1)
     for number, name in enumerate(labels):
@@ -189,7 +185,7 @@ def column_chart(labels: Sequence[str], columns: Sequence[Column], label: str, h
                 )
             )
     return Markup('<svg class="chart" role="img" aria-label="{}" width="100%" height="{}">{}</svg>').format(
-        label, height + 22, Markup("").join(parts)
+        label, height + 22, Markup("").join([*parts, *ticks])
     )
 
 

@@ -1,10 +1,6 @@
 """The page of one evaluation: scores, plots, every picture; `eval/report.py` writes it.
 
-    write_evaluation(Path("out/report.html"), evaluation, pictures, images, "Evaluation of seed0", {"commit": "..."})
-
-4,500 pictures are one page of some megabytes: their captions, regions and references stand in it as data, the script
-draws the cards of one page of 24 at a time, and the pixels are files beside it that a browser reads when they come into
-view. So it opens from a disk, without a server, and the page without its folder still has everything but the pixels.
+write_evaluation(Path("out/report.html"), evaluation, pictures, images, "Evaluation of seed0", {"commit": "..."})
 """
 
 from collections import Counter
@@ -13,23 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
-from vivo.metrics.nocaps import F1_PLACES, METRICS, PARTITION_NOTE, PARTS, PUBLIC_SIZES
+from vivo.metrics.nocaps import F1_PLACES, METRICS, PARTS
 from vivo.report.caption_plots import caption_plots
 from vivo.report.charts import Bar, Column, bar_chart, column_chart
 from vivo.report.evaluation import Evaluation, worst_first
-from vivo.report.gallery import DOMAINS, strip_card
 from vivo.report.highlight import ClassFinder
-from vivo.report.page import Page, json_in_page, plain_text, write_atomically
-from vivo.report.picture_data import picture_data
+from vivo.report.page import plain_text, write_atomically
+from vivo.report.pictures_page import PART_NAMES, Choices, Tile, partition_note, render_pictures_page
 from vivo.report.records import EvaluatedPicture
 
 ROW = "captions"
-STRIP = 6
-"""Pictures of each end of the order."""
 BINS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0, 200.0)
 """Lower edges of the spread of CIDEr."""
-PART_NAMES = {"in": "in-domain", "near": "near-domain", "out": "out-domain", "overall": "overall"}
 # Metrics that papers print, in their order; those that no file has are shown as missing.
 USUAL = (*METRICS, "METEOR", "SPICE")
 OUTCOMES = [
@@ -40,7 +33,7 @@ OUTCOMES = [
 ]
 ORDERS = [
     ("", "worst CIDEr first"),
-    ("best", "best CIDEr first"),
+    ("reverse", "best CIDEr first"),
     ("file", "as in the file"),
     ("long", "longest first"),
     ("short", "shortest first"),
@@ -65,15 +58,6 @@ class TableRow:
     cells: list[Cell]
 
 
-@dataclass
-class Tile:
-    """One headline figure."""
-
-    label: str
-    value: str
-    between: str = ""
-
-
 def write_evaluation(
     path: Path,
     evaluation: Evaluation,
@@ -95,33 +79,23 @@ def write_evaluation(
     names = {name for picture in pictures for name in picture.labels if name} | {c.name for c in evaluation.classes}
     finder = ClassFinder(names if evaluation.classes else [], {c.name: c.forms for c in evaluation.classes})
     place = {picture.image_id: number for number, picture in enumerate(pictures)}
-    order = worst_first(evaluation)
-
-    def cards(image_ids: Sequence[str]) -> list:
-        return [
-            strip_card(
-                place[i],
-                pictures[place[i]],
-                {ROW: "ours"},
-                finder,
-                images.get(i, ""),
-                f"CIDEr {evaluation.per_picture[i].get('CIDEr', 0):.1f}",
-            )
-            for i in image_ids
-        ]
-
     metrics = table_metrics(evaluation)
-    most = min(STRIP, len(order) // 2)
     spread_chart, spread_series = spread(evaluation)
-    page = Page(
-        "evaluation_page.html.j2",
-        ["base.css", "pictures_page.css"],
-        ["address.js", "picture_view.js", "pictures_page.js"],
-    )
     plots = caption_plots(evaluation.tokens, evaluation.reference_tokens)
-    text = page.render(
-        title=plain_text(title),
-        summary=describe(evaluation),
+    text = render_pictures_page(
+        "evaluation_page.html.j2",
+        title,
+        describe(evaluation),
+        {ROW: "ours"},
+        pictures,
+        images,
+        finder,
+        [place[image_id] for image_id in worst_first(evaluation)],
+        lambda picture: f"CIDEr {picture.metrics[ROW].get('CIDEr', 0):.1f}",
+        outcome_choices(evaluation, pictures),
+        ORDERS,
+        constraint_choices(evaluation),
+        provenance,
         tiles=make_tiles(evaluation),
         metrics=metrics,
         table=make_table(evaluation, metrics),
@@ -135,26 +109,12 @@ def write_evaluation(
         plots=plots,
         caption_facts=(
             f"Captions have {plots.mean_words[0]:.1f} words on average, references {plots.mean_words[1]:.1f}. "
-            f"{plots.distinct:.0%} of the captions are unlike all others; they use {plots.vocabulary[0]:,} words, as "
-            f"many references (the first of each picture) {plots.vocabulary[1]:,}."
+            f"{plots.distinct:,} of the {len(evaluation.tokens):,} captions are unlike the others; they use "
+            f"{plots.vocabulary[0]:,} words, as many references (the first of each picture) {plots.vocabulary[1]:,}."
         ),
         classes=novel_classes(evaluation),
-        worst=cards(order[:most]),
-        best=cards(order[::-1][:most]),
         novel_known=bool(evaluation.classes),
         explanation=explanation_note(pictures),
-        domains=count_domains(pictures),
-        objects=object_choices(pictures),
-        outcomes=outcome_choices(evaluation, pictures),
-        constraints=constraint_choices(evaluation),
-        orders=ORDERS,
-        provenance={plain_text(key): plain_text(value) for key, value in provenance.items()},
-        data=json_in_page(
-            {
-                "rows": [{"name": "", "role": "ours"}],
-                "pictures": [picture_data(p, [ROW], finder, images.get(p.image_id, "")) for p in pictures],
-            }
-        ),
     )
     write_atomically(path, text)
 
@@ -181,12 +141,6 @@ def make_table(evaluation: Evaluation, metrics: Sequence[str]) -> list[TableRow]
         pictures = int(row.get("pictures", len(evaluation.members(part))))
         rows.append(TableRow(part, PART_NAMES[part], f"{pictures:,}", cells))
     return rows
-
-
-def partition_note(table: Mapping[str, Mapping[str, float]]) -> str:
-    """What scores by domain do not compare with; "" where the domains are not the public file's of nocaps."""
-    same = all(table.get(part, {}).get("pictures") == size for part, size in PUBLIC_SIZES.items())
-    return PARTITION_NOTE if same else ""
 
 
 def make_tiles(evaluation: Evaluation) -> list[Tile]:
@@ -219,7 +173,7 @@ def describe(evaluation: Evaluation) -> str:
     return plain_text(text)
 
 
-def domain_bars(evaluation: Evaluation):
+def domain_bars(evaluation: Evaluation) -> Markup:
     """CIDEr of each domain."""
     bars = []
     for part in PARTS:
@@ -230,7 +184,7 @@ def domain_bars(evaluation: Evaluation):
     return bar_chart(bars, "CIDEr: " + ", ".join(f"{bar.label} {bar.value:.1f}" for bar in bars), digits=1)
 
 
-def spread(evaluation: Evaluation):
+def spread(evaluation: Evaluation) -> tuple[Markup, list[tuple[str, str]]]:
     """(chart, its series) of how the CIDEr of single pictures spreads in each domain."""
     scores = evaluation.scores_of("CIDEr")
     labels = [f"{low:g}–{high:g}" for low, high in zip(BINS, BINS[1:], strict=False)] + [f"{BINS[-1]:g}+"]
@@ -245,7 +199,7 @@ def spread(evaluation: Evaluation):
     return chart, [(c.label, c.role) for c in columns]
 
 
-def object_bars(evaluation: Evaluation):
+def object_bars(evaluation: Evaluation) -> Markup:
     """F1 of named objects by group of classes; "" without classes."""
     names = {"in": "base", "out": "novel", "out_unknown": "novel, unknown to the detector", "overall": "all"}
     bars = []
@@ -255,7 +209,7 @@ def object_bars(evaluation: Evaluation):
             pair = evaluation.intervals.get(part, {}).get(key)
             bars.append(Bar(names[group], value, pair, role="ours" if group == "out" else "other"))
     if not bars:
-        return ""
+        return Markup()
     return bar_chart(bars, "F1 of named objects: " + ", ".join(f"{bar.label} {bar.value:.3f}" for bar in bars))
 
 
@@ -288,30 +242,18 @@ def explanation_note(pictures: Sequence[EvaluatedPicture]) -> str:
         return "Which word a region explains is not known here: eval/report.py wants --checkpoint for that."
     which = "" if explained == len(pictures) else f" of {explained:,} pictures (the worst and the best ones)"
     return (
-        f"Point at a region or a word{which}: how likely the model found the word, and how likely without the region,"
-        " which is taken out of its input. Regions that can stand in for one another each seem to change little."
+        f"Point at or tap a region or a word{which}: how likely the model found the word, and how likely it is without"
+        " the region, which is taken out of the input. Regions that stand in for one another each seem to change little."
     )
 
 
-def count_domains(pictures: Sequence[EvaluatedPicture]) -> dict[str, int]:
-    """Domain -> pictures, in the usual order; {} where pictures have none."""
-    counts = Counter(DOMAINS.get(picture.domain, "other") for picture in pictures)
-    return {key: counts[key] for key in ("in", "near", "out", "other") if counts[key]}
-
-
-def object_choices(pictures: Sequence[EvaluatedPicture]) -> list[tuple[str, str]]:
-    """Novel objects with their numbers of pictures, for the filter; [] where nothing is known of them."""
-    counts = Counter(name for picture in pictures for name in picture.novel_objects)
-    return [("", "all"), *((name, f"{name} ({counts[name]:,})") for name in sorted(counts))] if counts else []
-
-
-def outcome_choices(evaluation: Evaluation, pictures: Sequence[EvaluatedPicture]) -> list[tuple[str, str]]:
+def outcome_choices(evaluation: Evaluation, pictures: Sequence[EvaluatedPicture]) -> Choices:
     """The choices that can find something."""
     choices = OUTCOMES if evaluation.classes else OUTCOMES[:1]
     return [*choices, ("explained", "explained by region")] if any(p.evidence for p in pictures) else list(choices)
 
 
-def constraint_choices(evaluation: Evaluation) -> list[tuple[str, str]]:
+def constraint_choices(evaluation: Evaluation) -> Choices:
     """For captions of a constrained search."""
     if not evaluation.traces:
         return []

@@ -45,7 +45,8 @@ def region_data(picture: EvaluatedPicture) -> list[list[Any]]:
     """Its regions, with the labels that have room."""
     found = []
     for number, box in enumerate(boxes_of(picture, len(picture.boxes))):
-        flags = SHOW_LABEL * box.show_label | LABEL_INSIDE * box.label_inside | LABEL_RIGHT * box.label_from_right
+        shown = box.show_label and bool(box.label)  # where all are listed, names say enough
+        flags = SHOW_LABEL * shown | LABEL_INSIDE * box.label_inside | LABEL_RIGHT * box.label_from_right
         flags |= FIRST * (number < MOST_BOXES)
         edges = [round(x, 1) for x in (box.x, box.y, box.width, box.height)]
         found.append([*edges, plain_text(box.label), round(box.score, 2), flags])

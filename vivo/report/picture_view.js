@@ -24,7 +24,9 @@ function percent(probability) {
 }
 const likely = (word) => percent(Math.exp(word[2]));
 const likelyWithout = (word, fall) => percent(Math.exp(word[2] - fall));
-const regionName = (region) => region[4] || "unnamed region";
+const isWhole = (region) => region[2] > 98 && region[3] > 98;
+const regionName = (region) => region[4] || (isWhole(region) ? "whole picture" : "unnamed region");
+const regionScore = (region) => (region[5] > 0 ? region[5].toFixed(2) : ""); // what no detector found has none
 const quoted = (text) => `“${text}”`;
 
 // The caption cut at every beginning and end of a mark and of a word: [text, kind of mark, number of word or -1].
@@ -88,9 +90,9 @@ class PictureView {
     const style = label ? `box-${colors.get(label)}` : "box-unnamed";
     const place = `${flags & LABEL_INSIDE ? " inside" : ""}${flags & LABEL_RIGHT ? " right" : ""}`;
     const node = make("span", {
-      class: `region ${style}${flags & FIRST ? "" : " later"}`,
+      class: `region ${style}${flags & FIRST ? "" : " later"}${isWhole([x, y, width, height]) ? " whole" : ""}`,
       onpointerenter: () => this.lookAtRegion(n), onpointerleave: () => this.lookAway(),
-    }, flags & SHOW_LABEL ? make("span", { class: `label ${style}${place}` }, label || "unnamed") : null);
+    }, flags & SHOW_LABEL ? make("span", { class: `label ${style}${place}` }, label) : null);
     for (const [side, value] of Object.entries({ left: x, top: y, width, height })) node.style[side] = `${value}%`;
     this.regions[n] = node;
     return node;
@@ -164,7 +166,7 @@ class PictureView {
     this.light(this.regions[n], 1);
     this.light(this.entries[n], 1);
     for (const [w, fall] of words) for (const node of this.words[w] || []) this.light(node, fall / 2);
-    const head = make("b", {}, `${regionName(region)} ${region[5].toFixed(2)}`);
+    const head = make("b", {}, `${regionName(region)} ${regionScore(region)}`);
     const lines = words.slice(0, 3).map(([w, fall]) => {
       const word = this.caption.words[w];
       return make("span", { class: "effect" },

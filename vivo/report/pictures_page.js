@@ -3,7 +3,7 @@
 (() => {
   const PAGE = 24;
   const byId = (id) => document.getElementById(id);
-  const { rows, pictures } = JSON.parse(byId("data").textContent);
+  const { rows, pictures, order } = JSON.parse(byId("data").textContent);
   const state = { domain: "", object: "", outcome: "", constraints: "", search: "", order: "", page: "", picture: "" };
   const address = addressOf(state);
   const comparison = rows.length > 1;
@@ -12,7 +12,7 @@
   const cards = byId("cards"), view = byId("view");
   const number = new Map(pictures.map((picture, n) => [picture.id, n]));
   const score = (picture, row = 0, metric = "CIDEr") => picture.captions[row].scores[metric] ?? 0;
-  const difference = (picture) => score(picture, 0) - score(picture, 1);
+  const difference = (picture) => (comparison ? score(picture, 0) - score(picture, 1) : 0);
   let found = pictures, shown = 0; // what the filters leave, in its order; the card that the keyboard is at
 
   // One text a picture, made when it is first searched.
@@ -41,14 +41,13 @@
     none: (trace) => trace.constraints.length === 0,
   };
   const length = (picture) => picture.captions[0].text.split(/\s+/).length;
-  // Equal scores in the order of ROUGE-L, then of the file, as the program orders them.
-  const worst = (a, b) => score(a) - score(b) || score(a, 0, "ROUGE_L") - score(b, 0, "ROUGE_L") || at(a) - at(b);
+  // The page's own order is the program's, which has seen more digits.
+  const ranks = new Map(order.map((n, rank) => [pictures[n], rank]));
   const at = (picture) => number.get(picture.id);
   const orders = {
-    worst, best: (a, b) => worst(b, a), file: (a, b) => at(a) - at(b),
+    own: (a, b) => ranks.get(a) - ranks.get(b), reverse: (a, b) => ranks.get(b) - ranks.get(a),
+    file: (a, b) => at(a) - at(b),
     long: (a, b) => length(b) - length(a) || at(a) - at(b), short: (a, b) => length(a) - length(b) || at(a) - at(b),
-    first: (a, b) => difference(b) - difference(a) || at(a) - at(b),
-    second: (a, b) => difference(a) - difference(b) || at(a) - at(b),
     unlike: (a, b) => Math.abs(difference(b)) - Math.abs(difference(a)) || at(a) - at(b),
   };
 
@@ -67,7 +66,7 @@
   function apply() {
     const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
     found = pictures.filter((picture) => fits(picture, words));
-    found.sort(orders[state.order] || (comparison ? orders.first : worst));
+    found.sort(orders[state.order] || orders.own);
     for (const button of buttons) {
       button.setAttribute("aria-pressed", String(state[button.dataset.filter] === button.dataset.value));
     }
@@ -101,11 +100,12 @@
                                 title: unknown ? "novel, and the detector does not know it" : "novel" }, name));
     }
     if (picture.captions[0].trace?.fell_back) nodes.push(make("span", { class: "novel warn" }, "fell back"));
-    const told = comparison ? `A − B ${signed(difference(picture))}` : `CIDEr ${score(picture).toFixed(1)}`;
+    const lead = difference(picture);
+    const told = !comparison ? `CIDEr ${score(picture).toFixed(1)}`
+      : lead ? `${rows[lead > 0 ? 0 : 1].name} ahead by ${Math.abs(lead).toFixed(1)}` : "equal";
     nodes.push(make("span", { class: "id" }, told));
     return nodes;
   }
-  const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 
   function card(picture, tabindex) {
     const drawn = new PictureView(picture, rows);
@@ -169,7 +169,7 @@
     address.write();
     drawView(picture);
     if (!view.open) view.showModal();
-    byId("view-close").focus();
+    byId("view-title").focus();
   }
   function drawView(picture) {
     const drawn = new PictureView(picture, rows, { large: true, told: (nodes) => byId("telling").replaceChildren(...nodes) });
@@ -179,13 +179,13 @@
     byId("view-shot").replaceChildren(drawn.shot());
     byId("view-meta").replaceChildren(...facts(picture));
     byId("view-says").replaceChildren(...drawn.says());
-    const hint = drawn.explained < 0 ? null : make("p", { class: "note" }, "Point at a word or a region.");
+    const hint = drawn.explained < 0 ? null : make("p", { class: "note" }, "Point at or tap a word or a region.");
     byId("telling").replaceChildren(...[hint].filter(Boolean));
-    byId("view-rest").replaceChildren(...[
-      regionList(drawn), chips("Tags that the model was shown", drawn.tagChips()), constraints(drawn),
-      part(`References (${picture.references.length})`, make("ul", { class: "references" },
-           picture.references.map((text) => make("li", {}, text)))),
-      scores(picture),
+    const references = part(`References (${picture.references.length})`, make("ul", { class: "references" },
+      picture.references.map((text) => make("li", {}, text))));
+    byId("view-more").replaceChildren(...[constraints(drawn), references, scores(picture)].filter(Boolean));
+    byId("view-inputs").replaceChildren(...[
+      regionList(drawn), chips("Tags that the model was shown", drawn.tagChips()),
     ].filter(Boolean));
     byId("view-back").disabled = place < 1;
     byId("view-on").disabled = place < 0 || place + 1 >= found.length;
@@ -203,7 +203,7 @@
       drawn.entries[n] = make("button", {
         type: "button", class: "entry", onpointerenter: look, onfocus: look, onclick: look,
         onpointerleave: () => drawn.lookAway(), onblur: () => drawn.lookAway(),
-      }, `${n + 1} ${regionName(region)} `, make("small", {}, region[5].toFixed(2)),
+      }, `${n + 1} ${regionName(region)} `, make("small", {}, regionScore(region)),
         first ? make("span", { class: "explains" }, ` ${quoted(drawn.textOf(first[0]))}`) : null);
       return make("li", {}, drawn.entries[n]);
     });
@@ -278,7 +278,7 @@
     change({});
     byId("search").focus();
   });
-  byId("boxes").addEventListener("click", (event) => {
+  byId("boxes")?.addEventListener("click", (event) => {
     const off = document.body.classList.toggle("no-boxes");
     event.currentTarget.setAttribute("aria-pressed", String(!off));
   });
