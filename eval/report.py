@@ -33,6 +33,8 @@ from vivo.report.pictures import (
     make_pictures,
 )
 from vivo.report.records import EvaluatedPicture
+from vivo.training.evaluation_table import keep_evaluation
+from vivo.training.scores import check_scored
 
 EXPLAINED = 200
 
@@ -58,10 +60,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--tag-file", type=Path, help="tags that the model was shown, where the header says file")
     parser.add_argument("--title", help="headline of the page")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the training whose model wrote the captions")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--one-file", action="store_true", help="pictures inside the page, to mail it")
     where.add_argument("--link", action="store_true", help="no copies of the pictures")
     arguments = parser.parse_args(argv)
+    if arguments.run:
+        check_scored(arguments.run, arguments.predictions)
     writable_folder(arguments.out.parent)
     store = RegionStore(arguments.regions)
     evaluation = read_evaluation(arguments.predictions, arguments.references, arguments.classes, arguments.scores)
@@ -82,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = arguments.title or "Evaluation of " + "/".join(arguments.predictions.resolve().parts[-3:-1])
     write_evaluation(arguments.out, evaluation, pictures, images, title, provenance(arguments, evaluation, store))
     print(f"written: {arguments.out} ({len(pictures):,} pictures)")
+    if arguments.run:
+        print(keep_evaluation(arguments.run, pictures, files, ROW))
 
 
 def shown_tags(arguments: argparse.Namespace, evaluation: Evaluation, store: RegionStore) -> TagSource | None:

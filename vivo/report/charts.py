@@ -206,11 +206,17 @@ def difference_chart(rows: Sequence[Difference], label: str, digits: int = 1) ->
             Markup(
                 '<line class="{}" x1="{x}" x2="{x}" y1="0" y2="{}"/>'
                 '<text class="tick" x="{x}" y="{}" text-anchor="middle">{}</text>'
-            ).format("zero" if tick == 0 else "grid", bottom, bottom + 16, f"{tick:+g}" if tick else "0", x=x_at(tick))
+            ).format(
+                "zero" if tick == 0 else "grid",
+                bottom,
+                bottom + 16,
+                f"{tick:+g}".replace("-", "−") if tick else "0",
+                x=x_at(tick),
+            )
         )
     for number, row in enumerate(rows):
         top = row_height * number
-        numbers = f"{row.value:+.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+        numbers = f"{row.value:+.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]".replace("-", "−")
         parts.append(
             Markup(
                 '<text class="bar-label" x="0" y="{}">{}</text>'

@@ -40,7 +40,6 @@ class Evaluation:
         examples: N pictures with references, in the order of all lists.
         captions: by picture id.
         table: part -> metric -> score, as `vivo.metrics.nocaps.Scores.table`.
-        intervals: the same nesting with 95 % intervals (low, high), where a metric is a mean over pictures or an F1.
         per_picture: picture id -> metric -> score.
         tokens, reference_tokens: N captions, N lists of references, as the metrics read them.
         classes: for the F1 of named objects; [] without.
@@ -48,6 +47,10 @@ class Evaluation:
         per_class: class -> its counts, precision, recall and F1; {} without classes.
         header: of the predictions (`vivo.data.predictions.read_header`).
         traces: picture id -> a line of predictions.constraints.jsonl; {} without.
+        intervals: nested as the table, 95 % (low, high), where a metric is a mean over pictures or an F1.
+        notes: what must be known beside the table, said by eval/score.py.
+        missing: metric -> why it could not be had, of those that eval/score.py was asked for.
+        people: part -> metric -> score of the reference captions themselves; {} where nobody has computed it.
     """
 
     examples: list[CaptionExample]
@@ -63,6 +66,9 @@ class Evaluation:
     header: dict[str, Any]
     traces: dict[str, dict[str, Any]]
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    people: Table = field(default_factory=dict)
 
     def members(self, part: str) -> np.ndarray:
         """Places of the pictures of "in", "near", "out" or "overall"."""
@@ -92,31 +98,46 @@ def read_evaluation(
     reference_tokens = [[next(flat) for _ in e.captions] for e in examples]
     tokens = ptb_tokenize_all([captions[e.image_id] for e in examples])
     if scores:
-        table, per_picture, per_class = read_scores(Path(scores), captions)
+        stored = read_scores(Path(scores), captions)
     else:
         made = score_predictions(captions, examples, known or None)
-        table, per_picture, per_class = made.table, made.per_picture(), made.per_class
+        stored = StoredScores(made.table, made.per_picture(), made.per_class)
     finder = ClassFinder(known)
     found = Evaluation(
         examples,
         captions,
-        table,
-        per_picture,
+        stored.table,
+        stored.per_picture,
         tokens,
         reference_tokens,
         known,
         finder.mentions([[caption] for caption in tokens]),
         finder.mentions(reference_tokens),
-        per_class,
+        stored.per_class,
         read_header(predictions),
         read_traces(constraints_path(predictions), captions),
+        notes=stored.notes,
+        missing=stored.missing,
+        people=stored.people,
     )
     found.intervals = make_intervals(found)
     return found
 
 
-def read_scores(path: Path, captions: Mapping[str, str]) -> tuple[Table, dict[str, dict[str, float]], dict[str, Any]]:
-    """(table, scores of each picture, classes) of eval/score.py's `--out` and the file of pictures beside it.
+@dataclass
+class StoredScores:
+    """What eval/score.py knows of one set of captions; attributes as of `Evaluation`."""
+
+    table: Table
+    per_picture: dict[str, dict[str, float]]
+    per_class: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    people: Table = field(default_factory=dict)
+
+
+def read_scores(path: Path, captions: Mapping[str, str]) -> StoredScores:
+    """eval/score.py's `--out` and the file of pictures beside it.
 
     Raises:
         UserError: not such files, or of other captions.
@@ -135,12 +156,25 @@ def read_scores(path: Path, captions: Mapping[str, str]) -> tuple[Table, dict[st
             continue
         what = "has no score of" if scored is None else "is of other captions: that of"
         raise UserError(f"{beside}: {what} picture {image_id}; score these predictions, or leave out --scores")
-    per_class = content.get("per_class")
-    return (
+    about, human = _object(content, "about"), _object(content, "human")
+    return StoredScores(
         {part: finite(row) for part, row in parts.items()},
         {image_id: finite(pictures[image_id]) for image_id in captions},
-        per_class if isinstance(per_class, dict) else {},
+        _object(content, "per_class"),
+        [about["domains"]] if isinstance(about.get("domains"), str) else [],
+        {str(metric): str(why) for metric, why in _object(about, "missing").items()},
+        {
+            part: finite({metric: value[0] for metric, value in row.items() if isinstance(value, list) and value})
+            for part, row in _object(human, "mean").items()
+            if isinstance(row, dict)
+        },
     )
+
+
+def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key`; {} without one: older files have fewer."""
+    found = content.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def read_traces(path: Path, captions: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -177,7 +211,10 @@ def make_intervals(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, f
         members = evaluation.members(part)
         for metric in metrics:
             scores = evaluation.scores_of(metric)
-            if metric in row and scores is not None and len(members):
+            # METEOR is no mean over pictures, and domains of a partition file are not known here.
+            if metric not in row or scores is None or not len(members):
+                continue
+            if abs(scores[members].mean() - row[metric]) < 1e-6:
                 _, low, high = bootstrap(MeanScore(scores[members]), RESAMPLES)
                 found.setdefault(part, {})[metric] = (low, high)
     for group, of_group in class_groups(evaluation.classes).items() if evaluation.classes else ():

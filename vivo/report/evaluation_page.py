@@ -42,10 +42,11 @@ ORDERS = [
 
 @dataclass
 class Cell:
-    """One number as printed."""
+    """One number as printed, its interval, and what people's captions reach."""
 
     text: str
     interval: str
+    people: str
 
 
 @dataclass
@@ -99,8 +100,12 @@ def write_evaluation(
         tiles=make_tiles(evaluation),
         metrics=metrics,
         table=make_table(evaluation, metrics),
-        absent=[m for m in metrics if not any(m in row for row in evaluation.table.values())],
-        partition_note=partition_note(evaluation.table),
+        absent=[
+            m for m in metrics if m not in evaluation.missing and not any(m in row for row in evaluation.table.values())
+        ],
+        missing=evaluation.missing,
+        with_people=any(evaluation.people.values()),
+        notes=notes(evaluation),
         domain_bars=domain_bars(evaluation),
         spread=spread_chart,
         spread_series=spread_series,
@@ -137,10 +142,18 @@ def make_table(evaluation: Evaluation, metrics: Sequence[str]) -> list[TableRow]
         for metric in metrics:
             pair = evaluation.intervals.get(part, {}).get(metric)
             text = f"{row[metric]:.1f}" if metric in row else "–"
-            cells.append(Cell(text, f"{pair[0]:.1f} – {pair[1]:.1f}" if pair else ""))
+            people = evaluation.people.get(part, {}).get(metric)
+            between = f"{pair[0]:.1f} – {pair[1]:.1f}" if pair else ""
+            cells.append(Cell(text, between, "" if people is None else f"{people:.1f}"))
         pictures = int(row.get("pictures", len(evaluation.members(part))))
         rows.append(TableRow(part, PART_NAMES[part], f"{pictures:,}", cells))
     return rows
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """What the scores do and do not compare with: in eval/score.py's words, or by the sizes of the domains."""
+    note = partition_note(evaluation.table)
+    return [plain_text(text) for text in evaluation.notes or ([note] if note else [])]
 
 
 def make_tiles(evaluation: Evaluation) -> list[Tile]:
@@ -243,7 +256,7 @@ def explanation_note(pictures: Sequence[EvaluatedPicture]) -> str:
     which = "" if explained == len(pictures) else f" of {explained:,} pictures (the worst and the best ones)"
     return (
         f"Point at or tap a region or a word{which}: how likely the model found the word, and how likely it is without"
-        " the region, which is taken out of the input. Regions that stand in for one another each seem to change little."
+        " the region, which is taken out of the input. Regions that stand in for one another change little each."
     )
 
 
