@@ -85,6 +85,8 @@ class Browser:
         for domain in ("Page", "Runtime", "Log"):
             tab.send(f"{domain}.enable")
         tab.resize(width, height, touch)
+        # No smooth scrolling: what is clicked must stand still.
+        tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
         tab.go(address)
         return tab
 
@@ -149,8 +151,10 @@ class Tab:
     def go(self, address: str) -> None:
         """Load an address, to the end."""
         self.browser.forget("Page.loadEventFired")
-        self.send("Page.navigate", url=address)
-        self.browser.wait("Page.loadEventFired", self.session)
+        if "loaderId" in self.send("Page.navigate", url=address):
+            self.browser.wait("Page.loadEventFired", self.session)
+        else:  # another place in the same page
+            self.settle()
 
     def resize(self, width: int, height: int, touch: bool = False) -> None:
         """A window of that size, of a phone where `touch`."""
@@ -193,6 +197,30 @@ class Tab:
             button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
+    def tap(self, selector: str) -> None:
+        """Touch it with a finger."""
+        x, y = self.place(selector)
+        self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def until(self, expression: str) -> None:
+        """Wait for something to become true, looked at whenever the page changes."""
+        self.value(
+            "new Promise((done) => {"
+            f" const look = () => {{ if ({expression}) {{ watch.disconnect(); done(true); }} }};"
+            " const watch = new MutationObserver(look);"
+            " watch.observe(document, {subtree: true, childList: true, attributes: true}); look(); })"
+        )
+
+    def settle(self) -> None:
+        """Let events happen that come after, such as the end of a dialog."""
+        self.value("new Promise((done) => setTimeout(done))")
+
+    def close(self) -> None:
+        """Close the tab."""
+        self.send("Page.close")
+
     def press(self, *keys: str) -> None:
         """Keys, one after the other."""
         for key in keys:
@@ -201,6 +229,7 @@ class Tab:
             written = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
             self.send("Input.dispatchKeyEvent", type="keyDown", **about, **written)
             self.send("Input.dispatchKeyEvent", type="keyUp", **about)
+        self.settle()
 
     def write(self, text: str) -> None:
         """Type a text where the focus is."""

@@ -159,7 +159,7 @@ def column_chart(labels: Sequence[str], columns: Sequence[Column], label: str, h
         y = round(height * (1 - tick / end), 1)
         parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>').format(y=y))
         ticks.append(Markup('<text class="tick" x="100%" y="{}" text-anchor="end">{:g}</text>').format(y - 3, tick))
-    slot = 1 / max(len(labels), 1)
+    slot = 0.94 / max(len(labels), 1)  # the numbers stand in the rest
     wide = 0.8 * slot / max(len(columns), 1)
     for number, name in enumerate(labels):
         for place, column in enumerate(columns):

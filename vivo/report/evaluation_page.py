@@ -239,12 +239,13 @@ def constraint_facts(evaluation: Evaluation) -> dict[str, str]:
         return {}
     asked = sum(len(trace["constraints"]) for trace in traces)
     met = sum(trace["satisfied"] for trace in traces)
-    reasons = Counter(left["reason"] for trace in traces for left in trace["left_out"])
+    left_out = Counter(left["reason"] for trace in traces for left in trace["left_out"])
+    often = "".join(f", most often {reason} ({n:,})" for reason, n in left_out.most_common(1))
     return {
         "constraints": f"{asked:,} on {sum(bool(t['constraints']) for t in traces):,} pictures",
         "satisfied": f"{met:,} ({met / asked:.0%})" if asked else "none to satisfy",
         "captions that fell back to fewer": f"{sum(bool(trace['fell_back']) for trace in traces):,}",
-        "detections left out": ", ".join(f"{reason}: {n:,}" for reason, n in reasons.most_common(4)) or "none",
+        "detections left out": f"{left_out.total():,}{often}",
     }
 
 
