@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     parser.add_argument("--classes", type=Path, help="classes.json: objects, novel ones among them")
     parser.add_argument("--scores", type=Path, help="what eval/score.py --out has written of these captions")
+    parser.add_argument("--partition", type=Path, metavar="FILE", help="domains from here (vivo/data/partition.py)")
     parser.add_argument("--checkpoint", type=Path, help="model folder that wrote the captions, to explain their words")
     parser.add_argument(
         "--explain",
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_scored(arguments.run, arguments.predictions)
     writable_folder(arguments.out.parent)
     store = RegionStore(arguments.regions)
-    evaluation = read_evaluation(arguments.predictions, arguments.references, arguments.classes, arguments.scores)
+    evaluation = read_evaluation(
+        arguments.predictions, arguments.references, arguments.classes, arguments.scores, arguments.partition
+    )
     if arguments.checkpoint:
         check_checkpoint(arguments.checkpoint, evaluation.header, arguments.predictions)
     files = find_files(evaluation.examples, arguments.pictures, "--pictures")

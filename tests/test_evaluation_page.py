@@ -13,11 +13,11 @@ from test_report import Page
 from eval.report import main as report
 from eval.score import main as score
 from vivo.data.nocaps import read_classes, read_nocaps
-from vivo.data.predictions import constraints_path, read_predictions
+from vivo.data.predictions import constraints_path, read_predictions, write_predictions
 from vivo.errors import UserError
 from vivo.explanation import WordEvidence
 from vivo.metrics.comparison import system_intervals
-from vivo.metrics.nocaps import PARTITION_NOTE, PUBLIC_SIZES, SplitScorer
+from vivo.metrics.nocaps import PARTITION_NOTE, SplitScorer
 from vivo.report.caption_plots import caption_plots, length_shares, word_use
 from vivo.report.charts import Column, Difference, column_chart, difference_chart
 from vivo.report.evaluation import read_evaluation, read_traces, worst_first
@@ -25,9 +25,9 @@ from vivo.report.highlight import ClassFinder
 from vivo.report.images import small_jpeg, write_thumbnails
 from vivo.report.page import json_in_page, plain_text
 from vivo.report.picture_data import FIRST, LABEL_INSIDE, SHOW_LABEL, picture_data, utf16
-from vivo.report.pictures_page import partition_note
 from vivo.report.records import EvaluatedPicture
 
+NOCAPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "nocaps_val_captions.json"
 HOSTILE = (
     "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> &amp; <!--"
 )
@@ -49,7 +49,7 @@ def test_a_page_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     words = page.words()
     table = read_evaluation(files.predictions, files.references, files.classes).table
     for text in ("Thirty", "30 captions against 90 references. Decoded greedily.", f"{table['overall']['CIDEr']:.1f}",
-                 f"{table['near']['BLEU-2']:.1f}", "A dash is a score that was not computed (METEOR, SPICE), not a 0",
+                 f"{table['near']['BLEU-2']:.1f}", "A dash is a score that was not computed (SPICE, METEOR), not a 0",
                  "20 on 20 pictures", "11 (55%)", "30, most often not among the 3 surest (30)", "yak (10)", "fox (10)",
                  "eval/report.py wants --checkpoint for that"):  # fmt: skip
         assert text in words, text
@@ -92,7 +92,7 @@ def test_given_scores_are_taken_and_checked(tmp_path: Path, capsys: pytest.Captu
     assert taken.per_picture == made.per_picture and taken.per_class == made.per_class
 
     # What eval/score.py knows and we do not: other metrics, why one is missing, what people reach.
-    content["overall"] |= {"METEOR": 21.5, "SPICE": float("nan")}
+    content["overall"] |= {"METEOR": 21.5}
     content["about"] = {"domains": "by somebody's file", "missing": {"SPICE": "no jars </p>"}}
     content["human"] = {"mean": {"overall": {"CIDEr": [83.25, 80, 86]}}}
     scores.write_text(json.dumps(content))
@@ -275,10 +275,32 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "r.html").exists()
 
 
-def test_the_note_on_domains(tmp_path: Path) -> None:
-    table = {part: {"pictures": size} for part, size in PUBLIC_SIZES.items()}
-    assert partition_note(table) == PARTITION_NOTE
-    assert partition_note(table | {"in": {"pictures": 648}}) == "" == partition_note({"overall": {"pictures": 9}})
+def test_domains_of_a_partition_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has the domains that the scores had, and says whose they are."""
+    files, scores = make_files(tmp_path, 12), tmp_path / "scores.json"
+    partition = tmp_path / "server.json"
+    partition.write_text(json.dumps({str(n): "in-domain" if n < 9 else "out-domain" for n in range(12)}))
+    common = ["--predictions", str(files.predictions), "--references", str(files.references)]
+    assert score([*common, "--partition", str(partition), "--out", str(scores)]) == 0
+    out = tmp_path / "r.html"
+    arguments = [*files.arguments, "--out", str(out), "--scores", str(scores)]
+    assert report(arguments) == 2
+    assert "give the --partition that eval/score.py had" in capsys.readouterr().err
+    assert report([*arguments, "--partition", str(partition)]) == 0
+    assert f"in / near / out are those of {partition} (9 / 0 / 3 pictures" in Page(out).words()
+    assert [p["domain"] for p in data_of(out)["pictures"]] == ["in"] * 9 + ["out"] * 3
+    assert report([*files.arguments, "--out", str(out), "--partition", str(partition)]) == 0
+    assert f"in / near / out are those of {partition} (9 / 0 / 3 pictures" in Page(out).words()
+
+
+@pytest.mark.skipif(not NOCAPS.is_file(), reason="the real sample data is not beside this checkout")
+def test_the_note_on_the_public_domains(tmp_path: Path) -> None:
+    """All of nocaps' validation, its first captions as predictions."""
+    content = json.loads(NOCAPS.read_text())
+    first = {a["image_id"]: a["caption"] for a in reversed(content["annotations"])}
+    path = tmp_path / "predictions.json"
+    write_predictions(path, [{"image_id": i, "caption": text} for i, text in first.items()], {})
+    assert read_evaluation(path, NOCAPS).notes == [PARTITION_NOTE]
 
 
 def test_lengths_and_words_by_hand() -> None:

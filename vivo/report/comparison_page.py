@@ -16,9 +16,9 @@ from vivo.metrics.bootstrap import Interval
 from vivo.metrics.nocaps import Scores, SplitScorer
 from vivo.report.charts import Difference, difference_chart
 from vivo.report.highlight import ClassFinder
-from vivo.report.page import write_atomically
+from vivo.report.page import plain_text, write_atomically
 from vivo.report.pictures import ShownRow, find_files, images_beside, make_pictures
-from vivo.report.pictures_page import PART_NAMES, Tile, partition_note, render_pictures_page
+from vivo.report.pictures_page import PART_NAMES, Tile, render_pictures_page
 from vivo.report.records import EvaluatedPicture
 
 ROLES = {"A": "ours", "B": "baseline"}
@@ -60,6 +60,7 @@ def write_comparison(
     differences: Mapping[str, Mapping[str, Interval]],
     examples: Sequence[CaptionExample],
     pictures: Path | None = None,
+    notes: Sequence[str] = (),
     provenance: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page, whole or not at all, and small copies of the pictures into the folder beside it.
@@ -69,6 +70,7 @@ def write_comparison(
         differences: A minus B, of `vivo.metrics.comparison.compare_systems`.
         examples: the pictures that `scorer` has the references of, in its order.
         pictures: folder of the picture files; None: a page without pixels.
+        notes: what must be known beside the table. provenance: the footer, beside the names.
 
     Raises:
         UserError: none of the pictures is there, one cannot be read, or `path` cannot be written.
@@ -95,13 +97,13 @@ def write_comparison(
         OUTCOMES,
         ORDERS,
         [],
-        provenance or {},
+        {"A": names[0], "B": names[1], **(provenance or {})},
         tiles=make_tiles(shown),
         sentences=make_sentences(scores, differences),
         verdicts=VERDICTS,
         table=make_table(scores, differences),
         charts=make_charts(differences),
-        partition_note=partition_note(scores[0].table),
+        notes=[plain_text(note) for note in notes],
         novel_known=bool(classes),
     )
     write_atomically(path, text)

@@ -17,12 +17,13 @@ import numpy as np
 
 from vivo.data.coco import read_json
 from vivo.data.nocaps import WorldClass, read_classes, read_nocaps
+from vivo.data.partition import with_partition
 from vivo.data.predictions import constraints_path, read_header, read_predictions
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.metrics.bootstrap import MacroF1, MeanScore, bootstrap
 from vivo.metrics.f1 import class_groups
-from vivo.metrics.nocaps import F1_PLACES, PARTS, check_same_pictures, score_predictions
+from vivo.metrics.nocaps import F1_PLACES, PARTS, check_same_pictures, domains_note, score_predictions
 from vivo.metrics.tokenizer import ptb_tokenize_all
 from vivo.metrics.word_forms import ClassFinder
 from vivo.report.page import finite
@@ -48,7 +49,7 @@ class Evaluation:
         header: of the predictions (`vivo.data.predictions.read_header`).
         traces: picture id -> a line of predictions.constraints.jsonl; {} without.
         intervals: nested as the table, 95 % (low, high), where a metric is a mean over pictures or an F1.
-        notes: what must be known beside the table, said by eval/score.py.
+        notes: what the scores by domain do and do not compare with.
         missing: metric -> why it could not be had, of those that eval/score.py was asked for.
         people: part -> metric -> score of the reference captions themselves; {} where nobody has computed it.
     """
@@ -83,7 +84,11 @@ class Evaluation:
 
 
 def read_evaluation(
-    predictions: str | Path, references: str | Path, classes: str | Path | None = None, scores: str | Path | None = None
+    predictions: str | Path,
+    references: str | Path,
+    classes: str | Path | None = None,
+    scores: str | Path | None = None,
+    partition: str | Path | None = None,
 ) -> Evaluation:
     """Read predictions and references and what lies beside them; score them unless there are `scores` of eval/score.py.
 
@@ -92,6 +97,8 @@ def read_evaluation(
     """
     captions = read_predictions(predictions)
     examples = read_nocaps(references)
+    if partition:
+        examples = with_partition(examples, partition)
     known = read_classes(classes) if classes else []
     check_same_pictures(captions, [e.image_id for e in examples])
     flat = iter(ptb_tokenize_all([text for e in examples for text in e.captions]))
@@ -101,7 +108,9 @@ def read_evaluation(
         stored = read_scores(Path(scores), captions)
     else:
         made = score_predictions(captions, examples, known or None)
-        stored = StoredScores(made.table, made.per_picture(), made.per_class)
+        sizes = {part: row.get("pictures", 0) for part, row in made.table.items()}
+        note = domains_note(sizes, str(partition or ""))
+        stored = StoredScores(made.table, made.per_picture(), made.per_class, [note] if note else [])
     finder = ClassFinder(known)
     found = Evaluation(
         examples,
@@ -120,6 +129,12 @@ def read_evaluation(
         missing=stored.missing,
         people=stored.people,
     )
+    for part, row in stored.table.items():
+        if "pictures" in row and row["pictures"] != len(found.members(part)):
+            raise UserError(
+                f"{scores}: scores of {int(row['pictures']):,} pictures as {part!r}, of which {partition or references}"
+                f" has {len(found.members(part)):,}; give the --partition that eval/score.py had"
+            )
     found.intervals = make_intervals(found)
     return found
 
@@ -211,7 +226,7 @@ def make_intervals(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, f
         members = evaluation.members(part)
         for metric in metrics:
             scores = evaluation.scores_of(metric)
-            # METEOR is no mean over pictures, and domains of a partition file are not known here.
+            # METEOR is no mean over pictures.
             if metric not in row or scores is None or not len(members):
                 continue
             if abs(scores[members].mean() - row[metric]) < 1e-6:

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from vivo.metrics.nocaps import F1_PLACES, METRICS, PARTS
+from vivo.metrics.nocaps import F1_PLACES, JAVA_METRICS, METRICS, PARTS
 from vivo.report.caption_plots import caption_plots
 from vivo.report.charts import Bar, Column, bar_chart, column_chart
 from vivo.report.evaluation import Evaluation, worst_first
 from vivo.report.highlight import ClassFinder
 from vivo.report.page import plain_text, write_atomically
-from vivo.report.pictures_page import PART_NAMES, Choices, Tile, partition_note, render_pictures_page
+from vivo.report.pictures_page import PART_NAMES, Choices, Tile, render_pictures_page
 from vivo.report.records import EvaluatedPicture
 
 ROW = "captions"
 BINS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0, 200.0)
 """Lower edges of the spread of CIDEr."""
 # Metrics that papers print, in their order; those that no file has are shown as missing.
-USUAL = (*METRICS, "METEOR", "SPICE")
+USUAL = (METRICS[0], *JAVA_METRICS, *METRICS[1:])
 OUTCOMES = [
     ("", "all"),
     ("named", "names a novel object"),
@@ -105,7 +105,7 @@ def write_evaluation(
         ],
         missing=evaluation.missing,
         with_people=any(evaluation.people.values()),
-        notes=notes(evaluation),
+        notes=[plain_text(note) for note in evaluation.notes],
         domain_bars=domain_bars(evaluation),
         spread=spread_chart,
         spread_series=spread_series,
@@ -148,12 +148,6 @@ def make_table(evaluation: Evaluation, metrics: Sequence[str]) -> list[TableRow]
         pictures = int(row.get("pictures", len(evaluation.members(part))))
         rows.append(TableRow(part, PART_NAMES[part], f"{pictures:,}", cells))
     return rows
-
-
-def notes(evaluation: Evaluation) -> list[str]:
-    """What the scores do and do not compare with: in eval/score.py's words, or by the sizes of the domains."""
-    note = partition_note(evaluation.table)
-    return [plain_text(text) for text in evaluation.notes or ([note] if note else [])]
 
 
 def make_tiles(evaluation: Evaluation) -> list[Tile]:

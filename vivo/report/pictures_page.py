@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vivo.metrics.nocaps import PARTITION_NOTE, PUBLIC_SIZES
 from vivo.report.gallery import DOMAINS, Card, strip_card
 from vivo.report.highlight import ClassFinder
 from vivo.report.page import Page, json_in_page, plain_text
@@ -91,12 +90,6 @@ def render_pictures_page(
         data=json_in_page(data),
         **more,
     )
-
-
-def partition_note(table: Mapping[str, Mapping[str, float]]) -> str:
-    """What scores by domain do not compare with; "" where the domains are not the public file's of nocaps."""
-    same = all(table.get(part, {}).get("pictures") == size for part, size in PUBLIC_SIZES.items())
-    return PARTITION_NOTE if same else ""
 
 
 def count_domains(pictures: Sequence[EvaluatedPicture]) -> dict[str, int]:
