@@ -1,31 +1,40 @@
 """The page of one evaluation: what it is made of, what it refuses, and that nothing in it can run or call out."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation_files import CLASSES, caption_of, make_files
 from PIL import Image
 from test_report import Page
 
 from eval.report import main as report
 from eval.score import main as score
+from vivo.config import DecodeConfig
 from vivo.data.nocaps import read_classes, read_nocaps
 from vivo.data.predictions import constraints_path, read_predictions, write_predictions
+from vivo.data.regions import RegionStore
+from vivo.data.text import load_tokenizer
 from vivo.errors import UserError
-from vivo.explanation import WordEvidence
+from vivo.explanation import Explainer, WordEvidence
 from vivo.metrics.comparison import system_intervals
 from vivo.metrics.nocaps import PARTITION_NOTE, SplitScorer
+from vivo.modeling import VivoConfig, VivoForCaptioning
+from vivo.prediction import predict_split
 from vivo.report.caption_plots import caption_plots, length_shares, word_use
 from vivo.report.charts import Column, Difference, column_chart, difference_chart
-from vivo.report.evaluation import read_evaluation, read_traces, worst_first
-from vivo.report.highlight import ClassFinder
+from vivo.report.evaluation import make_intervals, read_evaluation, read_traces, worst_first
+from vivo.report.highlight import WORD, ClassFinder
 from vivo.report.images import small_jpeg, write_thumbnails
 from vivo.report.page import json_in_page, plain_text
 from vivo.report.picture_data import FIRST, LABEL_INSIDE, SHOW_LABEL, picture_data, utf16
 from vivo.report.records import EvaluatedPicture
+from vivo.training.checkpoint import save_model
+from vivo.weights import bert_folder, load_model
 
 NOCAPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "nocaps_val_captions.json"
 HOSTILE = (
@@ -128,10 +137,8 @@ def test_intervals_are_those_of_the_comparison(tmp_path: Path) -> None:
         for metric, pair in row.items():
             assert pair == (expected[part][metric].low, expected[part][metric].high), (part, metric)
     assert {"CIDEr", "ROUGE_L", "F1"} <= set(found.intervals["overall"])
-    # No interval where the mean over pictures is not the table's number: METEOR, or another partition.
+    # No interval where the mean over pictures is not the table's number, as METEOR's is not.
     found.table["in"]["CIDEr"] += 1.0
-    from vivo.report.evaluation import make_intervals
-
     assert "CIDEr" not in make_intervals(found)["in"] and "CIDEr" in make_intervals(found)["near"]
 
 
@@ -233,8 +240,6 @@ def test_thumbnails_are_made_once_and_anew_when_the_picture_is(tmp_path: Path) -
     path.write_bytes(b"kept")
     assert write_thumbnails({"x/1": tmp_path / "a.png"}, tmp_path / "small", 480, 80) == names
     assert path.read_bytes() == b"kept"
-    import os
-
     newer = path.stat().st_mtime_ns + 10**9
     os.utime(tmp_path / "a.png", ns=(newer, newer))
     write_thumbnails({"x/1": tmp_path / "a.png"}, tmp_path / "small", 480, 80)
@@ -273,6 +278,40 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path, capsys: pytest.Captur
     refused("are those of a control (another picture's regions)", control="another picture's regions")
     refused("were written with tags from a file; give it as --tag-file", tags="file")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_words_are_explained_by_the_model_that_wrote_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a checkpoint to the page: of the worst two and the best two pictures, as the explainer has it."""
+    files = make_files(tmp_path / "files", 8)
+    store, tokenizer = RegionStore(files.regions), load_tokenizer(bert_folder("minilm"))
+    known = {"feature_size": store.feature_size, "region_fingerprint": store.fingerprint}
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = VivoForCaptioning(VivoConfig(len(tokenizer), training_stage="captions", **shape, **known))
+    save_model(tmp_path / "model", model, tokenizer)
+    ids = [str(n) for n in range(8)]
+    captions = predict_split(
+        tmp_path / "model", files.regions, ids, "detector", DecodeConfig(max_tokens=6), files.predictions
+    )
+    out = tmp_path / "report.html"
+    arguments = [*files.arguments, "--out", str(out), "--checkpoint", str(tmp_path / "model"), "--explain", "4"]
+    assert report(arguments) == 0
+    assert "explained: the 4 worst and best of 8 pictures (--explain 8 for all)" in capsys.readouterr().out
+    data = data_of(out)
+    explained = [n for n, picture in enumerate(data["pictures"]) if "words" in picture["captions"][0]]
+    assert sorted(explained) == sorted([*data["order"][:2], *data["order"][-2:]])
+    assert "of 4 pictures (the worst and the best ones)" in Page(out).words()
+    explainer = Explainer(load_model(VivoForCaptioning, tmp_path / "model"), tokenizer)
+    for n in explained:
+        regions, text = store[str(n)], captions[str(n)]
+        spans = [match.span() for match in WORD.finditer(text)]
+        expected = explainer.explain(text, [t for t in regions.labels if t], regions, spans)
+        shown = data["pictures"][n]["captions"][0]["words"]
+        assert [word[:2] for word in shown] == [list(span) for span in spans]
+        for word, of_model in zip(shown, expected, strict=True):
+            assert word[2] == pytest.approx(of_model.log_probability, abs=0.006)
+            assert word[3] == pytest.approx(of_model.regions, abs=0.006) and len(word[3]) == 3
+            assert [tag for tag, _ in word[4]] == [tag for tag, _ in of_model.tags]
 
 
 def test_domains_of_a_partition_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
