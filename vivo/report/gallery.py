@@ -7,7 +7,7 @@ of how many it shows.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vivo.report.highlight import ClassFinder, MarkedCaption, mark_caption
 from vivo.report.records import GalleryPicture, RowResult
@@ -183,10 +183,7 @@ def make_card(
     in_references = finder.classes(picture.references) | set(picture.novel_objects)
 
     def line(row: str, role: str) -> CaptionLine:
-        marked = mark_caption(
-            picture.captions[row], picture.novel_objects, picture.named.get(row, []), in_references, finder
-        )
-        return CaptionLine(row, role, marked)
+        return caption_line(picture, row, role, in_references, finder)
 
     roles = {ours: "ours", baseline: "baseline"}
     order = [row.name for row in rows if row.name in picture.captions]
@@ -219,13 +216,22 @@ def strip_card(
         number: the picture's place among the page's data.
         rows: what is shown of each row's name -> its role.
     """
-    names = [RowResult(name, "", [], {}) for name in rows]
-    card = make_card(number, picture, names, "", "", finder)
-    for line in card.more:
-        line.role = rows[line.row]
-        line.row = line.row if len(rows) > 1 else ""
-    card.first, card.more, card.image, card.told = card.more, [], image, told
-    return card
+    in_references = finder.classes(picture.references) | set(picture.novel_objects)
+    lines = [caption_line(picture, row, role, in_references, finder) for row, role in rows.items()]
+    if len(lines) == 1:
+        lines[0].row = ""  # nobody to tell it from
+    card = make_card(number, picture, [], "", "", finder)
+    return replace(card, first=lines, more=[], image=image, told=told)
+
+
+def caption_line(
+    picture: GalleryPicture, row: str, role: str, in_references: set[str], finder: ClassFinder
+) -> CaptionLine:
+    """What one row says, with its marks."""
+    named = picture.named.get(row, [])
+    return CaptionLine(
+        row, role, mark_caption(picture.captions[row], picture.novel_objects, named, in_references, finder)
+    )
 
 
 def make_groups(
