@@ -56,6 +56,7 @@ def predict(config: EvalConfig, processes: Processes) -> None:
         out,
         tag_file=config.tag_file,
         precision=config.precision,
+        n_best=config.n_best,
         processes=processes,
         progress=True,
     )
@@ -74,7 +75,7 @@ def dry_run(config: EvalConfig, processes: Processes) -> None:
     from vivo.split_prediction import open_everywhere, try_split
 
     image_ids, checkpoint, regions = pictures_of(config, processes), Path(config.checkpoint), Path(config.regions)
-    given = (image_ids, config.tags, config.decode, None, config.tag_file, config.precision)
+    given = (image_ids, config.tags, config.decode, None, config.tag_file, config.precision, config.n_best)
     opened = open_everywhere(processes, checkpoint, regions, *given)
     for line in processes.on_main(lambda: try_split(processes, opened)) or []:
         print(line)

@@ -232,6 +232,11 @@ def test_evaluation_configurations(tmp_path: Path) -> None:
     # Image-level labels of test pictures are answers, not inputs.
     with pytest.raises(UserError, match="tags: 'labels' is none of detector, none"):
         load_eval_config(path, ["tags=labels"])
+    assert load_eval_config(path, ["n_best=5"]).n_best == 5
+    with pytest.raises(UserError, match="n_best: 6 captions, but the search finds 5 of a picture; give decode.beam"):
+        load_eval_config(path, ["n_best=6"])
+    with pytest.raises(UserError, match="n_best: 2 captions, but the search finds 1 of a picture; Oscar's search"):
+        load_eval_config(path, ["n_best=2", "decode.conventions=oscar"])
 
 
 # ---- the files and the fields of the project -------------------------------------------------

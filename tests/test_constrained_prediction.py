@@ -13,7 +13,7 @@ from vivo.config import DecodeConfig, load_eval_config
 from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces, summary_of
 from vivo.data.class_forms import ClassWords
 from vivo.data.nocaps import read_pictures
-from vivo.data.predictions import constraints_path
+from vivo.data.predictions import constraints_path, n_best_path
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, load_tokenizer
 from vivo.data.types import Regions
@@ -98,8 +98,21 @@ def test_predictions_with_their_trace(tiny_world: Path, captioner: Path, tmp_pat
     assert counted["constraints"] == sum(len(t["constraints"]) for t in traces.values())
     assert counted["satisfied"] == sum(t["satisfied"] for t in traces.values()) and counted["fell_back"] == 0
     assert sum(counted["pictures_by_constraints"].values()) == 6
-    predict_split(captioner, store.path, ids, "detector", DecodeConfig(max_tokens=3), out)
+    plain = DecodeConfig(beam=2, max_tokens=3)
+    captions = predict_split(captioner, store.path, ids, "detector", plain, out, n_best=2)
     assert not constraints_path(out).exists()  # the trace of other captions
+    rows = [json.loads(line) for line in n_best_path(out).read_text().splitlines()]
+    records = {record["image_id"]: record for record in json.loads(out.read_text())}
+    assert [row["image_id"] for row in rows] == ids
+    for row in rows:
+        best, second = row["captions"]
+        assert best["caption"] == captions[row["image_id"]] and best["score"] == records[row["image_id"]]["score"]
+        assert best["score"] >= second["score"]
+        for one in (best, second):
+            assert len(one["pieces"]) == len(one["token_log_probabilities"])
+            assert sum(one["token_log_probabilities"]) == pytest.approx(one["log_probability"])
+    predict_split(captioner, store.path, ids[:1], "detector", plain, out)
+    assert not n_best_path(out).exists()
 
 
 def test_a_caption_that_is_too_short_for_its_words_says_so():
@@ -165,3 +178,18 @@ def test_configurations_that_contradict_themselves(overrides: list[str], words: 
     path = Path(__file__).parents[1] / "configs" / "eval" / "world.yaml"
     with pytest.raises(UserError, match=words):
         load_eval_config(path, overrides)
+
+
+def test_a_model_without_probabilities_is_told_in_one_line():
+    model, context = small_model(), small_context()
+    with torch.no_grad():
+        model.head.bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="no caption was found: the model gives no token a probability"):
+        caption_batch(model, context, DecodeConfig(beam=3, max_tokens=8))
+    tokenizer = load_tokenizer(bert_folder("minilm"))
+    nothing = Regions(
+        np.zeros((1, 4), np.float32), np.zeros((1, 1), np.float16), [""], np.ones(1, np.float32), 9, 9
+    )  # fmt: skip
+    search = ConstrainedCaptions(tokenizer, lambda _: nothing, ClassWords(), DecodeConfig(beam=3, max_tokens=8))
+    with pytest.raises(UserError, match="no caption was found"):
+        search(model, context, ["a", "b", "c"])

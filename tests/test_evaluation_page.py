@@ -24,7 +24,6 @@ from vivo.explanation import Explainer, WordEvidence
 from vivo.metrics.comparison import system_intervals
 from vivo.metrics.nocaps import PARTITION_NOTE, SplitScorer
 from vivo.modeling import VivoConfig, VivoForCaptioning
-from vivo.prediction import predict_split
 from vivo.report.caption_plots import caption_plots, length_shares, word_use
 from vivo.report.charts import Column, Difference, column_chart, difference_chart
 from vivo.report.evaluation import make_intervals, read_evaluation, read_traces, worst_first
@@ -33,6 +32,7 @@ from vivo.report.images import small_jpeg, write_thumbnails
 from vivo.report.page import json_in_page, plain_text
 from vivo.report.picture_data import FIRST, LABEL_INSIDE, SHOW_LABEL, picture_data, utf16
 from vivo.report.records import EvaluatedPicture
+from vivo.split_prediction import predict_split
 from vivo.training.checkpoint import save_model
 from vivo.weights import bert_folder, load_model
 

@@ -14,7 +14,7 @@ from launching import free_port, kill, start, wait_until, workers_of
 from tiny_split import make_captioner, make_info, make_store
 
 from vivo.config import DecodeConfig
-from vivo.data.predictions import constraints_path, read_header, read_predictions
+from vivo.data.predictions import constraints_path, n_best_path, read_header, read_predictions
 from vivo.data.tag_source import read_tag_file
 from vivo.errors import UserError
 from vivo.split_captioner import SplitCaptioner
@@ -169,6 +169,34 @@ def test_parts_of_other_settings_are_made_anew_and_finished_captions_stay(made: 
     out.write_text(out.read_text().replace('"image_id": "7"', '"image_id": "8"'))
     assert predicted(made, out, other) == again == read_predictions(out)
     assert not (tmp_path / "predictions.parts").exists()
+
+
+def test_n_best_captions_are_in_the_parts_and_belong_to_what_is_finished(made: Path, tmp_path: Path, capsys):
+    """The file of each picture's captions is whole in the split's order, made again where it is lost, and removed."""
+    out = tmp_path / "predictions.json"
+    given = (made / "captioner", made / "regions", ids_of(made), "detector", DECODE)
+    opened = SplitCaptioner(*given, n_best=2)
+    begun = Parts(out, opened.request, opened.batches)
+    begun.begin()
+    for number in (0, 1, 30):
+        begun.keep(number, opened.caption(opened.batches[number]))
+    damaged = json.loads(begun._file(1).read_text())
+    damaged["n_best"].reverse()  # of other pictures
+    begun._file(1).write_text(json.dumps(damaged))
+    assert list(begun.read()) == [0, 30]
+    captions = predicted(made, out, n_best=2, progress=True)
+    assert "3 were there already" in capsys.readouterr().err  # a whole batch of two, and the last of one
+    several = n_best_path(out).read_bytes()
+    rows = [json.loads(line) for line in several.splitlines()]
+    assert {row["image_id"]: row["captions"][0]["caption"] for row in rows} == captions
+    assert [row["image_id"] for row in rows] == ids_of(made) and {len(row["captions"]) for row in rows} == {2}
+
+    assert predicted(made, out, n_best=2, progress=True) == captions and "is finished" in capsys.readouterr().err
+    n_best_path(out).unlink()
+    predicted(made, out, n_best=2, progress=True)
+    assert "is finished" not in capsys.readouterr().err and n_best_path(out).read_bytes() == several
+    assert predicted(made, out, progress=True) == captions  # without n_best it is another request
+    assert "is finished" not in capsys.readouterr().err and not n_best_path(out).exists()
 
 
 def test_what_captions_hang_on_is_seen_by_content(made: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from vivo.config_checks import check_evaluation, check_training
+from vivo.config_checks import check_decoding, check_evaluation, check_training
 from vivo.config_layers import at_least, between, duration, load_layers, one_of, value_problems
 from vivo.errors import UserError
 
@@ -313,6 +313,9 @@ class EvalConfig:
     precision: str = one_of("fp32", "auto", "bf16", "fp16")
     # Seconds after which a process that waits for the others gives up; it waits for the slowest at the end.
     timeout: int = at_least(3600, 1)
+    # So many captions of each picture, the best, with the log-probability of each word piece:
+    # predictions.n_best.jsonl beside predictions.json (docs/decoding.md). 0: no such file.
+    n_best: int = at_least(0, 0)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
@@ -329,6 +332,14 @@ def load_eval_config(path: str | Path, overrides: Sequence[str] = ()) -> EvalCon
 def to_yaml(config: TrainConfig | EvalConfig) -> str:
     """All fields of `config` as YAML that `load_config` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def checked_decode(decode: DecodeConfig) -> DecodeConfig:
+    """A search that a program asks for, its fields checked one by one and against each other as a file's are."""
+    for key, problem in value_problems(decode, "decode."):
+        raise UserError(f"{key}: {problem}")
+    check_decoding(decode)
+    return decode
 
 
 def configs_dir() -> Path:

@@ -20,10 +20,14 @@ def check_evaluation(config: "EvalConfig") -> None:
             raise UserError(f"{name}: is needed")
     if config.tags == "file" and not config.tag_file:
         raise UserError("tag_file: is needed with tags: file")
-    _check_decoding(config.decode)
+    check_decoding(config.decode)
+    found = config.decode.beam if config.decode.conventions == "vivo" else 1
+    if config.n_best > found:
+        hint = "give decode.beam" if config.decode.conventions == "vivo" else "Oscar's search keeps the best alone"
+        raise UserError(f"n_best: {config.n_best} captions, but the search finds {found} of a picture; {hint}")
 
 
-def _check_decoding(decode: "DecodeConfig") -> None:
+def check_decoding(decode: "DecodeConfig") -> None:
     """The cross-field checks of a search."""
     if decode.beam % decode.groups:
         raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")

@@ -24,7 +24,7 @@ from vivo.decoding.machine import ConstraintMachine
 from vivo.decoding.search import Hypothesis
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import CachedStep, decoding_rules
+from vivo.prediction import CachedStep, check_found, decoding_rules
 
 Chosen = tuple[list[Constraint], list[LeftOut]]
 
@@ -136,6 +136,7 @@ class ConstrainedCaptions:
             ConstraintMachine([list(self._forms(c).values()) for c in some], self._continues) for some, _ in chosen
         ]
         found = constrained_batch(model, batch, machines, self.decode)
+        check_found([result.hypotheses for result in found])
         for image_id, result, machine, of in zip(image_ids, found, machines, chosen, strict=True):
             self.traces[image_id] = self._trace(result, machine, of)
         return [result.hypotheses for result in found]

@@ -36,6 +36,25 @@ from vivo.model_config import VivoConfig
 from vivo.packing import Packing, context_places, true_places
 
 CAPTION_SEGMENT = 0
+CONTEXT_KEYS = (
+    "tag_ids",
+    "tag_positions",
+    "tag_mask",
+    "tag_words",
+    "region_features",
+    "region_positions",
+    "region_mask",
+)
+DECODE_OPTIONS = {
+    "num_beams": "beam",
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "length_penalty": "length_penalty",
+    "no_repeat_ngram_size": "no_repeat",
+    "num_beam_groups": "groups",
+    "diversity_penalty": "diversity",
+}
+"""Options of transformers' `generate` that a search here has, too -> fields of `vivo.config.DecodeConfig`."""
 Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Keys and values [B, N, L, H] of some elements -> those that their queries read, [B, N, *, H]."""
 
@@ -103,11 +122,12 @@ class RegionProjection(nn.Module):
         self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
-        """[..., F] of any float dtype, [..., 6] -> [..., D]."""
+        """[..., F], [..., 6] of any float dtype -> [..., D] in that of the weights (standardised in the positions')."""
         features = features.to(positions.dtype)
         # a feature that is rare in the sample can lie hundreds of deviations away
         features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
-        return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))
+        told = torch.cat([features.to(positions.dtype), positions], dim=-1).to(self.linear.weight.dtype)
+        return self.dropout(self.norm(self.linear(told)))
 
 
 def _attention_kernel(x: Tensor) -> AbstractContextManager[None]:
@@ -426,17 +446,27 @@ class VivoForCaptioning(_VivoWithHead):
         if self.config.training_stage != "captions":
             raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
 
-    def generate(self, num_beams: int = 1, max_new_tokens: int = 20, **batch: Tensor | list[str]) -> Tensor:
+    def generate(self, **given: Tensor | list[str] | float) -> Tensor:
         """Captions in the habit of transformers: `model.generate(**processor(pictures), num_beams=5)`.
+
+        Args:
+            given: what a processor gave, and any of DECODE_OPTIONS.
 
         Returns:
             int64 [B, longest]: the best caption of each picture, [SEP] behind it, then padding.
+
+        Raises:
+            UserError: an option that the search does not have, or a value that it cannot have.
         """
-        from vivo.config import DecodeConfig
+        from vivo.config import DecodeConfig, checked_decode
         from vivo.prediction import caption_batch  # which imports this module
 
         self.check_can_caption(self.name_or_path or type(self).__name__)
-        found = caption_batch(self, batch, DecodeConfig(beam=num_beams, max_tokens=max_new_tokens))
+        if unknown := sorted(given.keys() - {*DECODE_OPTIONS, *CONTEXT_KEYS, "image_ids"}):
+            raise UserError(f"generate: has no {', '.join(unknown)}; its options are {', '.join(DECODE_OPTIONS)}")
+        options = {ours: given[theirs] for theirs, ours in DECODE_OPTIONS.items() if theirs in given}
+        batch = {key: given[key] for key in CONTEXT_KEYS if key in given}
+        found = caption_batch(self, batch, checked_decode(DecodeConfig(**options)))
         rows = [torch.tensor([*best.tokens, self.config.sep_token_id]) for best, *_ in found]
         return nn.utils.rnn.pad_sequence(rows, True, self.config.pad_token_id).to(self.device)
 

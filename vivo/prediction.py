@@ -23,6 +23,7 @@ from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
 from vivo.decoding.rules import AtLeast, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
+from vivo.errors import UserError
 from vivo.modeling import Context, VivoForCaptioning
 from vivo.weights import load_model
 
@@ -82,7 +83,7 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
         return oscar_beam_search(step, pictures, *ends, decode.beam, limit, decode.length_penalty, device, rules)
     if decode.beam == 1:
         return [[h] for h in greedy_search(step, pictures, *ends, limit, decode.length_penalty, device, rules)]
-    return beam_search(
+    found = beam_search(
         step,
         pictures,
         *ends,
@@ -94,6 +95,14 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
         decode.groups,
         decode.diversity,
     )
+    check_found(found)
+    return found
+
+
+def check_found(found: Sequence[Sequence[Hypothesis]]) -> None:
+    """Every picture has a hypothesis, unless the model gives no probabilities."""
+    if not all(found):
+        raise UserError("no caption was found: the model gives no token a probability (NaN); are its weights whole?")
 
 
 def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:

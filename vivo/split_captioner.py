@@ -18,6 +18,7 @@ from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption
 from vivo.errors import UserError
+from vivo.n_best import n_best_captions
 from vivo.prediction import decode_pictures, load_captioning_model
 from vivo.self_tagging import VOCABULARY, open_tag_source, open_tagger, written_tags
 from vivo.training.runtime import fast_bf16
@@ -25,7 +26,8 @@ from vivo.training.runtime import fast_bf16
 WEIGHTS = "model.safetensors"
 TAGGER = "tagger"
 Part = dict[str, Any]
-"""{"request", "records": [{"image_id", "caption", "score"}], "traces": those of constrained search, or None}"""
+"""{"request", "records": [{"image_id", "caption", "score"}], "traces": those of constrained search, or None,
+"n_best": [{"image_id", "captions"}] as `n_best_captions` gives them, or None}"""
 
 
 class SplitCaptioner:
@@ -35,6 +37,7 @@ class SplitCaptioner:
         image_ids: the split. shown: for a control, the picture whose regions and tags the model gets instead.
         tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
         precision: "fp32" | "bf16" | "fp16" | "auto", of the matrix products.
+        n_best: captions of each picture to keep beside the best one's record (vivo/n_best.py); 0: none.
 
     Attributes:
         request: `request_of`, and the word pieces of the model.
@@ -53,8 +56,9 @@ class SplitCaptioner:
         shown: Mapping[str, str] | None = None,
         tag_file: str = "",
         precision: str = "fp32",
+        n_best: int = 0,
     ) -> None:
-        self.image_ids, self.decode, self.shown = list(image_ids), decode, shown
+        self.image_ids, self.decode, self.shown, self.n_best = list(image_ids), decode, shown, n_best
         self.store = RegionStore(regions)
         self.tokenizer, self.model = load_captioning_model(checkpoint, self.store)
         lost = [i for i in self.image_ids if i not in self.store]
@@ -73,7 +77,7 @@ class SplitCaptioner:
         if decode.constraints != "none":
             self._constrained = ConstrainedCaptions.open(self.tokenizer, self.store, self.image_ids, decode, shown)
         pieces = {"word pieces": hash_of(sorted(self.tokenizer.get_vocab().items()))}
-        given = (self.image_ids, tags, decode, shown, tag_file, self.precision)
+        given = (self.image_ids, tags, decode, shown, tag_file, self.precision, n_best)
         self.request = pieces | request_of(checkpoint, regions, *given)
 
     @property
@@ -97,7 +101,10 @@ class SplitCaptioner:
         traces = None
         if self._constrained:
             traces = [{"image_id": i} | self._constrained.traces.pop(i) for i in ids]
-        return {"request": hash_of(self.request), "records": records, "traces": traces}
+        several = None
+        if self.n_best:
+            several = [{"image_id": i, "captions": n_best_captions(self.tokenizer, found[i], self.n_best)} for i in ids]
+        return {"request": hash_of(self.request), "records": records, "traces": traces, "n_best": several}
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.precision == "fp32":
@@ -115,6 +122,7 @@ def request_of(
     shown: Mapping[str, str] | None,
     tag_file: str,
     precision: str,
+    n_best: int,
 ) -> dict[str, Any]:
     """What decides captions, name -> value or hash, as JSON keeps it: content, and not where it lies.
 
@@ -128,6 +136,7 @@ def request_of(
         "regions": sha256_of(regions / MANIFEST)[:16],
         "tags": tags,
         "precision": precision,
+        "n_best": n_best,
         "code": code_hash(),
         **{f"decode.{name}": value for name, value in dataclasses.asdict(decode).items()},
     }

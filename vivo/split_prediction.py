@@ -1,7 +1,8 @@
 """Captions of a whole split, by any number of processes on any number of nodes, any of which may be killed.
 
-    OUT/predictions.json                 the captions, with predictions.header.json and, with constraints,
-                                         predictions.constraints.jsonl; there when the work is done, whole
+    OUT/predictions.json                 the captions, with predictions.header.json and, with constraints or n_best,
+                                         predictions.constraints.jsonl, predictions.n_best.jsonl; there when the work
+                                         is done, whole
         predictions.parts/request.json   while it is not: what the captions are of (vivo/split_captioner.py)
                           <hash>-00007.json   the captions of batch 7, <hash> of the request
 
@@ -24,9 +25,10 @@ from typing import Any
 
 from vivo.config import DecodeConfig
 from vivo.constrained_prediction import summary_of
-from vivo.data.predictions import constraints_path, read_header, read_predictions, write_predictions
+from vivo.data.predictions import constraints_path, n_best_path, read_header, read_predictions, write_predictions
 from vivo.errors import UserError
-from vivo.files import atomic_write_json, atomic_write_text, lock_folder, writable_folder
+from vivo.files import atomic_write_json, atomic_write_text, lock_folder, remove_file, writable_folder
+from vivo.n_best import write_n_best
 from vivo.processes import ALONE, Processes
 from vivo.progress import progress_of
 from vivo.split_captioner import Part, SplitCaptioner, hash_of
@@ -68,9 +70,9 @@ class Parts:
         for number, ids in enumerate(self.batches):
             try:
                 part = json.loads(self._file(number).read_text(encoding="utf-8"))
-                if part["request"] == self._asked and _ids_of(part["records"]) == list(ids):
-                    if part["traces"] is None or _ids_of(part["traces"]) == list(ids):
-                        found[number] = part
+                kept = [part["records"], *(part[name] for name in ("traces", "n_best") if part[name] is not None)]
+                if part["request"] == self._asked and all(_ids_of(rows) == list(ids) for rows in kept):
+                    found[number] = part
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return found
@@ -108,6 +110,7 @@ def predict_split(
     shown: Mapping[str, str] | None = None,
     tag_file: str = "",
     precision: str = "fp32",
+    n_best: int = 0,
     processes: Processes = ALONE,
     progress: bool = False,
 ) -> dict[str, str]:
@@ -126,7 +129,8 @@ def predict_split(
             process that ended, or whose files are others.
     """
     start = perf_counter()
-    opened = open_everywhere(processes, checkpoint, regions, image_ids, tags, decode, shown, tag_file, precision)
+    given = (image_ids, tags, decode, shown, tag_file, precision, n_best)
+    opened = open_everywhere(processes, checkpoint, regions, *given)
     parts = Parts(out, opened.request, opened.batches)
     lock: list[int] = []
     shows = progress and processes.is_main
@@ -247,6 +251,9 @@ def _write(out: Path, opened: SplitCaptioner, found: Mapping[int, Part], checkpo
     if opened.decode.constraints != "none":
         traces = [trace for part in order for trace in part["traces"]]
         header["constraints"] = summary_of(traces)
+    several = [row for part in order for row in part["n_best"]] if opened.n_best else []
+    remove_file(out)  # before what lies beside it: a kill leaves no captions beside the n-best of others
+    write_n_best(out, {row["image_id"]: row["captions"] for row in several})
     write_predictions(out, records, header, traces)
     return {record["image_id"]: record["caption"] for record in records}
 
@@ -255,10 +262,12 @@ def _is_finished(out: Path, opened: SplitCaptioner) -> bool:
     """Whether `out` holds the captions of this very request."""
     try:
         told = read_header(out).get("request") == opened.request
-        return told and out.is_file() and list(read_predictions(out)) == opened.image_ids and _has_traces(out, opened)
+        return told and out.is_file() and list(read_predictions(out)) == opened.image_ids and _is_whole(out, opened)
     except UserError:
         return False  # damaged: made anew
 
 
-def _has_traces(out: Path, opened: SplitCaptioner) -> bool:
-    return constraints_path(out).is_file() == (opened.decode.constraints != "none")
+def _is_whole(out: Path, opened: SplitCaptioner) -> bool:
+    """Whether beside `out` lies what was asked for, and nothing that was not."""
+    traces, several = constraints_path(out).is_file(), n_best_path(out).is_file()
+    return traces == (opened.decode.constraints != "none") and several == (opened.n_best > 0)

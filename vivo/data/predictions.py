@@ -109,6 +109,12 @@ def constraints_path(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.constraints.jsonl")
 
 
+def n_best_path(path: str | Path) -> Path:
+    """predictions.json -> predictions.n_best.jsonl: several captions of each picture (vivo/n_best.py)."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.n_best.jsonl")
+
+
 def _checked_caption(caption: object, where: str) -> str:
     if not isinstance(caption, str):
         raise UserError(f"{where}: the caption must be text, found {_shortened(caption)}")

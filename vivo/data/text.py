@@ -25,7 +25,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
         raise UserError(f"{folder}: no tokenizer.json in this folder; give a checkpoint or BERT folder")
     if (folder / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the tokenizers library raises nothing more exact
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise UserError(f"{folder}: its tokenizer.json cannot be read ({reason}); copy it again") from error
     else:
         tokenizer = _tokenizer_of_vocabulary(folder / "vocab.txt")
     tokenizer.backend_tokenizer.no_padding()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vivo.decoding.machine import ConstraintMachine
-from vivo.decoding.search import Hypothesis, Rule, Step, hypothesis
+from vivo.decoding.search import Hypothesis, Rule, Step, hypothesis, ruled
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ def constrained_beam_search(
     search = _Search(machines, start, end, beam, at_least, device)
     for _ in range(max_tokens):
         log_p = step(*search.inputs())
-        for rule in rules:
-            log_p = rule(search.history_by_beam(), log_p)
-        search.advance(log_p, length_penalty)
+        search.advance(ruled(log_p, search.history_by_beam(), rules, end), length_penalty)
         if not len(search.picture):
             break
     return search.results(length_penalty)

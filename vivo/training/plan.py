@@ -5,7 +5,6 @@ there (weights, vocabulary, region store) it says the size; where it is not, the
 `Plan.notes` says so.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from vivo.durations import parse_duration
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
 from vivo.training.schedule import Schedule
-from vivo.weights import bert_folder
+from vivo.weights import bert_folder, read_configuration
 
 BERT_PIECES = 30522
 PAPER_FEATURES = 2048
@@ -157,7 +156,7 @@ def _shape(config: TrainConfig, notes: list[str]) -> Shape:
     pieces, of_model, features = BERT_PIECES, False, 0
     path = None if init == "random" else bert_folder(init) / "config.json"
     if path is not None and path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_configuration(path)
         of_model = found.get("model_type") == VivoConfig.model_type
         depth = found["num_hidden_layers"]
         layers = depth if of_model else min(model.layers or depth, depth)
