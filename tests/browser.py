@@ -205,12 +205,10 @@ class Tab:
         self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def until(self, expression: str) -> None:
-        """Wait for something to become true, looked at whenever the page changes."""
+        """Wait for something to become true, looked at once a frame."""
         self.value(
             "new Promise((done) => {"
-            f" const look = () => {{ if ({expression}) {{ watch.disconnect(); done(true); }} }};"
-            " const watch = new MutationObserver(look);"
-            " watch.observe(document, {subtree: true, childList: true, attributes: true}); look(); })"
+            f" const look = () => {{ if ({expression}) done(true); else requestAnimationFrame(look); }}; look(); }})"
         )
 
     def settle(self) -> None:

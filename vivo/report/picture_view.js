@@ -198,7 +198,7 @@ class PictureView {
     const line = (name, fall) => make("li", {}, make("span", {}, name), make("b", {}, likelyWithout(word, fall)));
     this.told([
       make("p", {}, make("b", {}, quoted(this.textOf(w))), ` has a probability of ${likely(word)}. Without`),
-      make("ul", { class: "effects" }, inputs.slice(0, 8).map(({ name, fall }) => line(name, fall)),
+      make("ul", { class: "effects" }, inputs.slice(0, 5).map(({ name, fall }) => line(name, fall)),
            line("all regions", word[5]), word[4].length ? line("all tags", word[6]) : null),
     ]);
   }
