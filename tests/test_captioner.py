@@ -10,6 +10,7 @@ from PIL import Image
 
 from vivo.captioner import Captioner
 from vivo.cli import main
+from vivo.data.class_forms import ClassWords
 from vivo.data.regions import fingerprint_of
 from vivo.data.text import load_tokenizer
 from vivo.detectors.base import load_detector
@@ -17,6 +18,8 @@ from vivo.errors import UserError
 from vivo.model_config import VivoConfig
 from vivo.modeling import VivoForCaptioning
 from vivo.weights import bert_folder
+from vivo.world.glyphs import DETECTOR_CLASSES
+from vivo.world.scenes import render, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,35 @@ def test_saved_folder_by_code_by_command_and_by_transformers(
     assert "# my own model" in (tmp_path / "copy" / "README.md").read_text()
     again.save_pretrained(tmp_path / "other", license="mit", language="fr")
     assert (tmp_path / "other" / "README.md").read_text().startswith("---\nlicense: mit\nlanguage: fr\n")
+
+
+def test_a_pretrained_folder_says_that_it_has_not_learned_to_caption(captioner: Captioner, tmp_path: Path):
+    captioner.model.config.training_stage = "tags"
+    try:
+        captioner.model.save_pretrained(tmp_path)
+    finally:
+        captioner.model.config.training_stage = "captions"
+    with pytest.raises(UserError, match="has not learned to caption yet"):  # and not that it has no detector
+        Captioner.from_pretrained(tmp_path, device="cpu")
+
+
+def test_constraints_put_detected_names_into_captions(
+    captioner: Captioner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    scene = sample_scene(np.random.default_rng(0), DETECTOR_CLASSES, n_objects=3)
+    render(scene).save(tmp_path / "scene.png")
+    free = captioner(tmp_path / "scene.png", beam=5, max_tokens=12)
+    found = captioner(tmp_path / "scene.png", beam=5, max_tokens=12, constraints=ClassWords())
+    trace = found[0].trace
+    assert trace is not None and not trace["fell_back"] and free[0].trace is None
+    named = [c for c in trace["constraints"] if c["satisfied"]]
+    assert len(named) >= min(2, len(trace["constraints"])) > 0
+    assert all(c["written"] in found[0].text and c["detected"] in found[0].tags for c in named)
+    assert not all(c["written"] in free[0].text for c in named)
+    assert found[0].score < free[0].score
+
+    folder = tmp_path / "saved"
+    captioner.save_pretrained(folder)
+    command = ["caption", str(tmp_path / "scene.png"), "--checkpoint", str(folder), "--beam", "5", "--constraints"]
+    assert main(command) == 0
+    assert all(c["written"] in capsys.readouterr().out for c in named[:1])

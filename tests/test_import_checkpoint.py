@@ -10,7 +10,8 @@ import torch
 from oscar_reference import Case
 
 from finetune.import_checkpoint import main
-from vivo.config import DecodeConfig
+from finetune.train import main as train
+from vivo.config import DecodeConfig, load_config
 from vivo.data.collate import box_positions
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore, RegionStoreWriter
@@ -18,10 +19,12 @@ from vivo.data.types import Regions
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import predict_split
+from vivo.training.tasks import caption_pictures
 from vivo.weights import load_model
 
 CASE = Case(8, tied=False, region_norm=True, tags=True, max_gen_length=12)
 PIECES = 120
+WORLD = Path(__file__).parents[1] / "configs" / "finetune" / "world.yaml"
 
 
 @pytest.fixture
@@ -154,3 +157,30 @@ def test_what_is_refused_is_one_line(source: Path, store: Path, tmp_path: Path, 
     out.mkdir()
     (out / "mine.txt").write_text("")
     assert main([str(source), str(out)]) == 2 and "mine.txt" in capsys.readouterr().err
+
+
+def test_it_can_be_trained_further_with_the_tags_that_it_knows(source: Path, store: Path, tmp_path: Path):
+    captions = {"p0": "w30 w31 w32", "p1": "w33 w31", "p2": "w34 w35 w36 w37"}
+    examples, references = tmp_path / "captions.jsonl", tmp_path / "references.json"
+    rows = [{"image_id": i, "file_name": "", "captions": [c], "domain": "", "tags": []} for i, c in captions.items()]
+    examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = [{"id": i, "file_name": ""} for i in captions]
+    annotations = [{"image_id": i, "caption": c} for i, c in captions.items()]
+    references.write_text(json.dumps({"images": images, "annotations": annotations}))
+    lengths = ["--max-tag-tokens", str(CASE.tag_tokens), "--max-regions", str(CASE.regions)]
+    assert main([str(source), str(tmp_path / "ours"), "--regions", str(store), *lengths]) == 0
+    trained = tmp_path / "trained"
+    overrides = [
+        f"init={tmp_path / 'ours'}", f"out={trained}", f"data.regions={store}", f"data.examples={examples}",
+        f"data.validation_regions={store}", f"data.validation_references={references}", "data.tags=detector",
+        "data.tag_dropout=0", "data.captions_per_picture=1", "model.freeze_embeddings=false", "optim.batch_size=3",
+        "optim.duration=120steps", "optim.lr=1e-2", "tracking.validate_every=120steps",
+    ]  # fmt: skip
+    config = load_config(WORLD, overrides)
+    tags = caption_pictures(config, str(examples), str(store), "detector")[0, 0][2]
+    assert tags == ["w10", "w11 w12", "w10"]  # each of them once, were it a model of our own
+    train([str(WORLD), *overrides])
+    found = predict_split(
+        trained / "model", store, list(captions), "detector", DecodeConfig(), tmp_path / "predictions.json"
+    )
+    assert found == captions

@@ -129,12 +129,16 @@ def test_meteor_equals_pycocoevalcap(java: str, untouched: None) -> None:
     assert score_sums(np.zeros((2, 23))).tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("separator", ["\n", "\r", "\r\n", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85", " ||| "])
-def test_separators_in_captions_shift_no_score(java: str, separator: str) -> None:
+def test_separators_in_captions_shift_no_score(java: str) -> None:
     """A caption that breaks its line, or looks like the protocol, scores for its own picture; the next is as before."""
-    clean = Meteor().score(["a dog runs", "a cat"], [["a dog runs"], ["a cat sleeps"]], {})
-    broken = Meteor().score([f"a dog{separator}runs", "a cat"], [["a dog runs"], [f"a{separator}cat sleeps"]], {})
-    assert broken.per_picture[1] == clean.per_picture[1] and broken.per_picture[0] > 0.6
+    separators = ["\n", "\r", "\r\n", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85", " ||| "]
+    captions, references = ["a dog runs", "a cat"], [["a dog runs"], ["a cat sleeps"]]
+    for separator in separators:
+        captions += [f"a dog{separator}runs", "a cat"]
+        references += [["a dog runs"], [f"a{separator}cat sleeps"]]
+    found = Meteor().score(captions, references, {}).per_picture.reshape(-1, 2)
+    assert found[0, 0] == 1.0 and 0.2 < found[0, 1] < 0.9
+    assert found[1:].tolist() == [found[0].tolist()] * len(separators)
 
 
 def test_a_missing_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

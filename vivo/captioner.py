@@ -5,6 +5,8 @@
     for caption in captioner("photo.jpg"):
         print(caption.text, caption.score, caption.tags)
 
+With `constraints=ClassWords()` captions must name what the detector saw (docs/decoding.md).
+
 For many pictures, `captioner.caption_folder("photos")` gives one result after the other; neither the pictures nor the
 results are in memory together, and a broken picture is a result that says so.
 
@@ -16,12 +18,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from vivo.config import DecodeConfig
+from vivo.constrained_prediction import ConstrainedCaptions
+from vivo.data.class_forms import ClassWords
 from vivo.data.collate import ContextCollator, Limits, detected_tags, to_device
 from vivo.data.regions import fingerprint_of
 from vivo.data.text import decode_caption, load_tokenizer
@@ -41,12 +46,18 @@ from vivo.weights import load_model
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, its score (mean log-probability per token), and the tags and regions it was written from."""
+    """A caption, its score (mean log-probability per token), and the tags and regions it was written from.
+
+    Attributes:
+        trace: of the best caption under constraints: which constraint put which word there
+            (`vivo.constrained_prediction.ConstrainedCaptions.traces`).
+    """
 
     text: str
     score: float
     tags: list[str]
     regions: Regions
+    trace: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +88,11 @@ class Captioner:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no config.json; --checkpoint takes a captioner folder such as runs/demo/vivo")
-        if not (folder / "detector").is_dir():
-            raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(VivoForCaptioning, folder).to(device)
         model.check_can_caption(str(folder))
+        if not (folder / "detector").is_dir():
+            raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         detector = load_detector(str(folder / "detector"))
         found = fingerprint_of(detector.fingerprint())
         if not model.config.region_fingerprint:
@@ -119,18 +130,41 @@ class Captioner:
         else:
             write_card(folder, self.model.config, CardFacts(license=license or "other", language=language))
 
-    def __call__(self, picture: str | Path | Image.Image, beam: int = 1, max_tokens: int = 20) -> list[Caption]:
-        """Captions of one picture, best first: one greedily (`beam` = 1), else as many as the beam is wide."""
-        return self.caption_many([picture], beam, max_tokens)[0]
+    def __call__(
+        self,
+        picture: str | Path | Image.Image,
+        beam: int = 1,
+        max_tokens: int = 20,
+        constraints: ClassWords | None = None,
+    ) -> list[Caption]:
+        """Captions of one picture, best first.
+
+        Args:
+            beam: 1 gives one caption, greedily; else there are as many as the beam is wide.
+            max_tokens: longest caption, in word pieces.
+            constraints: captions must name what the detector saw, by these words (`ClassWords()`: by rule;
+                `vivo.data.class_forms.read_class_words` reads them); all that do are given. Best with a `beam` of 5.
+        """
+        return self.caption_many([picture], beam, max_tokens, constraints)[0]
 
     def caption_folder(
-        self, folder: str | Path, beam: int = 1, max_tokens: int = 20, batch_size: int = 16
+        self,
+        folder: str | Path,
+        beam: int = 1,
+        max_tokens: int = 20,
+        batch_size: int = 16,
+        constraints: ClassWords | None = None,
     ) -> Iterator[CaptionedFile]:
         """Captions of all picture files under a folder, also in its subfolders, in the order of their paths."""
-        return self.caption_files(find_pictures(folder), beam, max_tokens, batch_size)
+        return self.caption_files(find_pictures(folder), beam, max_tokens, batch_size, constraints)
 
     def caption_files(
-        self, paths: Iterable[str | Path], beam: int = 1, max_tokens: int = 20, batch_size: int = 16
+        self,
+        paths: Iterable[str | Path],
+        beam: int = 1,
+        max_tokens: int = 20,
+        batch_size: int = 16,
+        constraints: ClassWords | None = None,
     ) -> Iterator[CaptionedFile]:
         """Captions of any number of picture files, in their order, `batch_size` at a time.
 
@@ -145,12 +179,16 @@ class Captioner:
                     images.append(open_picture(path))
                 except UserError as error:
                     problems[place] = str(error)
-            found = iter(self.caption_many(images, beam, max_tokens) if images else [])
+            found = iter(self.caption_many(images, beam, max_tokens, constraints) if images else [])
             for place, path in enumerate(part):
                 yield CaptionedFile(path, [], problems[place]) if problems[place] else CaptionedFile(path, next(found))
 
     def caption_many(
-        self, pictures: Sequence[str | Path | Image.Image], beam: int = 1, max_tokens: int = 20
+        self,
+        pictures: Sequence[str | Path | Image.Image],
+        beam: int = 1,
+        max_tokens: int = 20,
+        constraints: ClassWords | None = None,
     ) -> list[list[Caption]]:
         """Captions of each picture of one batch."""
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
@@ -159,10 +197,26 @@ class Captioner:
             tags = [detected_tags(r, self.model.config.tags_as_text) for r in regions]
         else:
             tags = [[name for name, _ in found] for found in self.tagger.tags(regions)]
-        examples = [(str(i), [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
+        names = [str(i) for i in range(len(images))]
+        examples = [(names[i], [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
         batch = to_device(self._collator(examples), self.model.device)
-        found = caption_batch(self.model, batch, DecodeConfig(beam=beam, max_tokens=max_tokens))
+        decode = DecodeConfig(beam=beam, max_tokens=max_tokens)
+        traces: dict[str, dict[str, Any]] = {}
+        if constraints is None:
+            found = caption_batch(self.model, batch, decode)
+        else:
+            search = ConstrainedCaptions(self.tokenizer, lambda name: regions[int(name)], constraints, decode)
+            found, traces = search(self.model, batch, names), search.traces
         return [
-            [Caption(decode_caption(self.tokenizer, h.tokens), h.score, tags[i], regions[i]) for h in found[i]]
-            for i in range(len(images))
+            [
+                Caption(
+                    decode_caption(self.tokenizer, one.tokens),
+                    one.score,
+                    tags[i],
+                    regions[i],
+                    traces.get(name) if one is found[i][0] else None,
+                )
+                for one in found[i]
+            ]
+            for i, name in enumerate(names)
         ]

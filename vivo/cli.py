@@ -74,13 +74,17 @@ def caption(arguments: argparse.Namespace) -> int:
     for path in (*arguments.pictures, arguments.checkpoint):
         if not path.exists():
             raise UserError(f"{path}: no such {'folder' if path is arguments.checkpoint else 'picture'}")
+    if arguments.constraint_classes and not arguments.constraints:
+        raise UserError("--constraint-classes: is for --constraints")
     from vivo.captioner import Captioner
+    from vivo.data.class_forms import read_class_words
     from vivo.detectors.extract import find_pictures
 
+    constraints = read_class_words(arguments.constraint_classes) if arguments.constraints else None
     captioner = Captioner.from_pretrained(arguments.checkpoint)
     files = [file for path in arguments.pictures for file in (find_pictures(path) if path.is_dir() else [path])]
     rows, broken = [], 0
-    for found in captioner.caption_files(files, beam=arguments.beam):
+    for found in captioner.caption_files(files, beam=arguments.beam, constraints=constraints):
         if found.problem:
             if len(files) == 1:
                 raise UserError(found.problem)
@@ -88,12 +92,17 @@ def caption(arguments: argparse.Namespace) -> int:
             print(f"left out: {found.problem}", file=sys.stderr)
         for one in found.captions:
             row = {"picture": str(found.path), "caption": one.text, "score": float(one.score), "tags": list(one.tags)}
+            if one.trace is not None:
+                row["constraints"] = one.trace["constraints"]
             if arguments.json:
                 rows.append(row)
             else:
                 print(f"{row['picture']}: {row['caption']}")
                 tags = ", ".join(row["tags"]) or "(none)"
                 print(f"    score {row['score']:.3f}   tags: {tags}", flush=True)
+                if one.trace is not None:
+                    named = ", ".join(c["written"] or f"({c['name']})" for c in row["constraints"]) or "none"
+                    print(f"    constraints, what is not named in brackets: {named}", flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 1 if broken else 0
@@ -261,6 +270,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="as runs/demo/vivo of the demo")
     verb.add_argument(
         "--beam", type=whole_number(1), default=1, metavar="N", help="width of search; default: 1, greedy"
+    )
+    verb.add_argument(
+        "--constraints", action="store_true", help="captions must name what the detector saw; best with --beam 5"
+    )
+    verb.add_argument(
+        "--constraint-classes",
+        default="",
+        metavar="FILE",
+        help="word forms: a classes.json; default: by rule",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=caption)

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from vivo.config import DecodeConfig, EvalConfig, TrainConfig
 
 
+MOST_HYPOTHESES = 2**13
+"""Of a picture in constrained beam search; each constraint doubles them."""
+
+
 def check_evaluation(config: "EvalConfig") -> None:
     """What an evaluation needs."""
     for name in ("checkpoint", "regions", "references"):
@@ -23,6 +27,18 @@ def _check_decoding(decode: "DecodeConfig") -> None:
     """The cross-field checks of a search."""
     if decode.beam % decode.groups:
         raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
+    if decode.min_tokens >= decode.max_tokens:
+        raise UserError(
+            f"decode.min_tokens: {decode.min_tokens} leaves no place for an end in {decode.max_tokens} tokens"
+        )
+    if decode.diversity and decode.groups == 1:
+        raise UserError("decode.diversity: is for decode.groups of 2 or more")
+    hypotheses = decode.beam << decode.constraints_at_most
+    if decode.constraints != "none" and hypotheses > MOST_HYPOTHESES:
+        raise UserError(
+            f"decode.constraints_at_most: {decode.constraints_at_most} constraints are up to {hypotheses:,} hypotheses "
+            f"a picture with decode.beam={decode.beam}, more than {MOST_HYPOTHESES:,}: take fewer (docs/decoding.md)"
+        )
     if decode.groups > 1 and decode.conventions != "vivo":
         raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
     if decode.constraints != "none" and decode.conventions != "vivo":

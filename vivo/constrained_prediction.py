@@ -118,7 +118,9 @@ class ConstrainedCaptions:
         if not any(found.choose(image_id)[0] for image_id in image_ids):
             raise UserError(
                 f"{store.path}: its detector, {store.detector.get('name', 'without name')}, names nothing that could "
-                "be a constraint; give decode.constraint_regions, regions of one that does, or decode.constraints=none"
+                f"be a constraint in these {len(image_ids)} pictures, with a score of at least "
+                f"{decode.constraint_score}; give decode.constraint_regions, regions of another, or "
+                "decode.constraints=none"
             )
         return found
 

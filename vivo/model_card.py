@@ -141,9 +141,11 @@ def _use(can_caption: bool) -> str:
     if can_caption:
         return (
             "from vivo.captioner import Captioner\n\n"
-            'captioner = Captioner.from_pretrained("DIR")  # this folder, with its detector/\n'
+            'captioner = Captioner.from_pretrained("DIR")  # this folder; it needs the detector in DIR/detector\n'
             'for caption in captioner("photo.jpg"):\n'
-            "    print(caption.text, caption.score)\n"
+            "    print(caption.text, caption.score)\n\n"
+            "# without DIR/detector, from a store of its features:\n"
+            "# python eval/predict.py configs/eval/world.yaml checkpoint=DIR regions=STORE references=CAPTIONS.json\n"
         )
     return (
         "import vivo  # lets transformers know this kind of model; no remote code\n"

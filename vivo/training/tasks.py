@@ -9,6 +9,7 @@ A caption reads tags and regions, which never see it, in pre-training as in fine
 what is learned there is what captioning asks for. (In Oscar's pre-training all parts see each other.)
 """
 
+import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -85,8 +86,15 @@ def caption_pictures(
     found, store = without(read_caption_examples(examples), held_out), RegionStore(regions)
     if held_out and not len(found):
         raise UserError(f"{examples}: data.validation_share holds out all of its pictures; give more pairs")
-    source = open_tag_source(tags, store, [e.image_id for e in found], config.data.tag_file, tagger)
+    ids = [e.image_id for e in found]
+    source = open_tag_source(tags, store, ids, config.data.tag_file, tagger, keeps_repeats(config))
     return CaptionPictures(found, store, source, config.data.region_dropout, config.seed, config.data.named_tags_only)
+
+
+def keeps_repeats(config: TrainConfig) -> bool:
+    """Whether the model of `init` knows tags as one text, with repetitions: an imported one of Oscar or VinVL does."""
+    path = Path(config.init) / "config.json"
+    return path.is_file() and bool(json.loads(path.read_text()).get("tags_as_text", False))
 
 
 def tagger_of(config: TrainConfig) -> str:

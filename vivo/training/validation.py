@@ -23,7 +23,7 @@ from vivo.self_tagging import open_tag_source
 from vivo.training import tables
 from vivo.training.collapse import alarms, signs
 from vivo.training.tables import TableWriter
-from vivo.training.tasks import tagger_of
+from vivo.training.tasks import keeps_repeats, tagger_of
 
 SHOWN = 8
 # So many pictures are also captioned from another one's regions and tags.
@@ -61,7 +61,7 @@ class CaptionValidation:
         examples = read_nocaps(data.validation_references)
         kind = data.tags if data.tags in ("none", "file", "self") else "detector"
         ids = [e.image_id for e in examples]
-        source = open_tag_source(kind, store, ids, data.tag_file, tagger_of(config))
+        source = open_tag_source(kind, store, ids, data.tag_file, tagger_of(config), keeps_repeats(config))
         files = {e.image_id: e.file_name for e in examples}
         table = TableWriter(Path(config.out), store, files, data.validation_pictures)
         return cls(store, examples, source, accelerator, tokenizer, DecodeConfig(), table)
