@@ -107,7 +107,12 @@ def test_given_scores_are_taken_and_checked(tmp_path: Path, capsys: pytest.Captu
     scores.write_text(json.dumps(content))
     assert report([*files.arguments, "--scores", str(scores), "--out", str(tmp_path / "r.html"), "--link"]) == 0
     words = Page(tmp_path / "r.html").words()
-    for text in ("21.5", "SPICE is missing: no jars </p>", "people 83.2", "Comparing with papers: by somebody's file"):
+    for text in (
+        "21.5",
+        "SPICE is missing: no jars </p>",
+        "references 83.2",
+        "Comparing with papers: by somebody's file",
+    ):
         assert text in words, text
     assert "not computed (" not in words
 

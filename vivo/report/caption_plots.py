@@ -1,4 +1,4 @@
-"""How captions differ from what people write: lengths and words, counted on the metrics' tokens."""
+"""How captions differ from their references: lengths and words, counted on the metrics' tokens."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -51,8 +51,8 @@ def caption_plots(captions: Captions, references: Sequence[Captions]) -> Caption
     return CaptionPlots(
         lengths=length_chart(captions, people, means),
         ranks=rank_chart(captions, people),
-        more=use_chart(more, "Words that the captions use more often than people do"),
-        less=use_chart(less, "Words that the captions use less often than people do"),
+        more=use_chart(more, "Words that the captions use more often than the references"),
+        less=use_chart(less, "Words that the captions use less often than the references"),
         mean_words=means,
         distinct=len({tuple(tokens) for tokens in captions}),
         vocabulary=(vocabulary(captions), vocabulary([texts[0] for texts in references if texts])),

@@ -51,7 +51,7 @@ class Evaluation:
         intervals: nested as the table, 95 % (low, high), where a metric is a mean over pictures or an F1.
         notes: what the scores by domain do and do not compare with.
         missing: metric -> why it could not be had, of those that eval/score.py was asked for.
-        people: part -> metric -> score of the reference captions themselves; {} where nobody has computed it.
+        human: part -> metric -> score of the reference captions themselves; {} where nobody has computed it.
     """
 
     examples: list[CaptionExample]
@@ -69,7 +69,7 @@ class Evaluation:
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    people: Table = field(default_factory=dict)
+    human: Table = field(default_factory=dict)
 
     def members(self, part: str) -> np.ndarray:
         """Places of the pictures of "in", "near", "out" or "overall"."""
@@ -127,7 +127,7 @@ def read_evaluation(
         read_traces(constraints_path(predictions), captions),
         notes=stored.notes,
         missing=stored.missing,
-        people=stored.people,
+        human=stored.human,
     )
     for part, row in stored.table.items():
         if "pictures" in row and row["pictures"] != len(found.members(part)):
@@ -148,7 +148,7 @@ class StoredScores:
     per_class: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    people: Table = field(default_factory=dict)
+    human: Table = field(default_factory=dict)
 
 
 def read_scores(path: Path, captions: Mapping[str, str]) -> StoredScores:

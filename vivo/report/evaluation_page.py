@@ -42,11 +42,11 @@ ORDERS = [
 
 @dataclass
 class Cell:
-    """One number as printed, its interval, and what people's captions reach."""
+    """One number as printed, its interval, and what the references themselves reach."""
 
     text: str
     interval: str
-    people: str
+    human: str
 
 
 @dataclass
@@ -104,7 +104,7 @@ def write_evaluation(
             m for m in metrics if m not in evaluation.missing and not any(m in row for row in evaluation.table.values())
         ],
         missing=evaluation.missing,
-        with_people=any(evaluation.people.values()),
+        with_human=any(evaluation.human.values()),
         notes=[plain_text(note) for note in evaluation.notes],
         domain_bars=domain_bars(evaluation),
         spread=spread_chart,
@@ -142,9 +142,9 @@ def make_table(evaluation: Evaluation, metrics: Sequence[str]) -> list[TableRow]
         for metric in metrics:
             pair = evaluation.intervals.get(part, {}).get(metric)
             text = f"{row[metric]:.1f}" if metric in row else "–"
-            people = evaluation.people.get(part, {}).get(metric)
+            human = evaluation.human.get(part, {}).get(metric)
             between = f"{pair[0]:.1f} – {pair[1]:.1f}" if pair else ""
-            cells.append(Cell(text, between, "" if people is None else f"{people:.1f}"))
+            cells.append(Cell(text, between, "" if human is None else f"{human:.1f}"))
         pictures = int(row.get("pictures", len(evaluation.members(part))))
         rows.append(TableRow(part, PART_NAMES[part], f"{pictures:,}", cells))
     return rows
