@@ -169,7 +169,7 @@ def test_bad_inputs_are_refused_in_one_line(tiny_world: Path, captioner: Path, t
         (["decode.constraints=detect"], "'detect' is none of none, detector; the nearest is detector"),
         (["decode.constraints_at_most=0"], "must be from 1 to 40, not 0"),
         (["decode.constraints=detector", "decode.beam=5", "decode.constraints_at_most=11"], "up to 10,240 hypotheses"),
-        (["decode.min_tokens=20"], "leaves no place for an end in 20 tokens"),
+        (["decode.min_tokens=21"], "decode.min_tokens: 21 is more than decode.max_tokens: 20"),
         (["decode.diversity=0.5"], "is for decode.groups of 2 or more"),
         (["decode.length_penalty=9999"], "must be from 0 to 10"),
     ],
