@@ -10,7 +10,7 @@ import torch
 from test_modeling import UncachedStep, small_context, small_model
 
 from vivo.config import DecodeConfig, load_eval_config
-from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces
+from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces, summary_of
 from vivo.data.class_forms import ClassWords
 from vivo.data.nocaps import read_pictures
 from vivo.data.predictions import constraints_path, n_best_path
@@ -21,7 +21,8 @@ from vivo.decoding.constrained import constrained_beam_search
 from vivo.decoding.machine import ConstraintMachine
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
-from vivo.prediction import caption_batch, predict_split
+from vivo.prediction import caption_batch
+from vivo.split_prediction import predict_split
 from vivo.training.checkpoint import save_model
 from vivo.weights import bert_folder
 
@@ -128,7 +129,7 @@ def test_a_caption_that_is_too_short_for_its_words_says_so():
     trace = search.traces["a"]
     assert trace["fell_back"] and (trace["needed"], trace["satisfied"]) == (2, 1)
     assert sorted(c["written"] for c in trace["constraints"]) in (["", "cat"], ["", "dog"])
-    assert search.summary() == {
+    assert summary_of(search.traces.values()) == {
         "pictures_by_constraints": {"2": 1}, "constraints": 2, "satisfied": 1, "fell_back": 1,
     }  # fmt: skip
 
@@ -168,7 +169,7 @@ def test_bad_inputs_are_refused_in_one_line(tiny_world: Path, captioner: Path, t
         (["decode.constraints=detect"], "'detect' is none of none, detector; the nearest is detector"),
         (["decode.constraints_at_most=0"], "must be from 1 to 40, not 0"),
         (["decode.constraints=detector", "decode.beam=5", "decode.constraints_at_most=11"], "up to 10,240 hypotheses"),
-        (["decode.min_tokens=20"], "leaves no place for an end in 20 tokens"),
+        (["decode.min_tokens=21"], "decode.min_tokens: 21 is more than decode.max_tokens: 20"),
         (["decode.diversity=0.5"], "is for decode.groups of 2 or more"),
         (["decode.length_penalty=9999"], "must be from 0 to 10"),
     ],

@@ -19,7 +19,7 @@ from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.types import Regions
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import predict_split
+from vivo.split_prediction import predict_split
 from vivo.training.runs import starting_model
 from vivo.training.tasks import caption_pictures
 from vivo.weights import load_model

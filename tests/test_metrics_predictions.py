@@ -91,6 +91,18 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_older_captions_never_stand_beside_a_newer_header(tmp_path: Path) -> None:
+    """Writing fails between the two: what is left is no predictions at all."""
+    path = tmp_path / "predictions.json"
+    write_predictions(path, RECORDS, {"beam": 5}, [{"image_id": "7"}, {"image_id": "8"}])
+    assert len((tmp_path / "predictions.constraints.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "predictions.header.json").unlink()
+    (tmp_path / "predictions.header.json").mkdir()  # cannot be replaced by a file
+    with pytest.raises(UserError, match="cannot write .*predictions.header.json"):
+        write_predictions(path, RECORDS[:1], {"beam": 1})
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.header.json"]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[..., list[str]]:
     """A split of 12 pictures with classes, and a writer of predictions for it."""

@@ -309,6 +309,10 @@ class EvalConfig:
     tag_file: str = ""
     # Folder for predictions.json and its header.
     out: str = "runs/eval"
+    # Of the matrix products: fp32, bf16, fp16 (GPU only), or "auto": bf16 where the hardware computes it fast.
+    precision: str = one_of("fp32", "auto", "bf16", "fp16")
+    # Seconds after which a process that waits for the others gives up; it waits for the slowest at the end.
+    timeout: int = at_least(3600, 1)
     # So many captions of each picture, the best, with the log-probability of each word piece:
     # predictions.n_best.jsonl beside predictions.json (docs/decoding.md). 0: no such file.
     n_best: int = at_least(0, 0)

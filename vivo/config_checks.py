@@ -31,9 +31,9 @@ def check_decoding(decode: "DecodeConfig") -> None:
     """The cross-field checks of a search."""
     if decode.beam % decode.groups:
         raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
-    if decode.min_tokens >= decode.max_tokens:
+    if decode.min_tokens > decode.max_tokens:
         raise UserError(
-            f"decode.min_tokens: {decode.min_tokens} leaves no place for an end in {decode.max_tokens} tokens"
+            f"decode.min_tokens: {decode.min_tokens} is more than decode.max_tokens: {decode.max_tokens}"
         )
     if decode.diversity and decode.groups == 1:
         raise UserError("decode.diversity: is for decode.groups of 2 or more")

@@ -5,10 +5,8 @@
 Beside predictions.json lies predictions.constraints.jsonl, one line a picture: `ConstrainedCaptions.traces`.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords, read_class_words
 from vivo.data.collate import Batch
-from vivo.data.predictions import constraints_path
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, decode_caption
 from vivo.data.types import Regions
@@ -26,7 +23,6 @@ from vivo.decoding.constraints import Constraint, ConstraintRules, LeftOut, choo
 from vivo.decoding.machine import ConstraintMachine
 from vivo.decoding.search import Hypothesis
 from vivo.errors import UserError
-from vivo.files import atomic_write_text
 from vivo.modeling import VivoForCaptioning
 from vivo.prediction import CachedStep, check_found, decoding_rules
 
@@ -177,20 +173,16 @@ class ConstrainedCaptions:
             "left_out": [{"name": x.name, "score": round(x.score, 4), "reason": x.reason} for x in left_out],
         }
 
-    def summary(self) -> dict[str, Any]:
-        """For the header of the predictions: how many pictures had how many constraints, and what became of them."""
-        counts = Counter(len(trace["constraints"]) for trace in self.traces.values())
-        return {
-            "pictures_by_constraints": {str(number): counts[number] for number in sorted(counts)},
-            "constraints": sum(number * count for number, count in counts.items()),
-            "satisfied": sum(trace["satisfied"] for trace in self.traces.values()),
-            "fell_back": sum(trace["fell_back"] for trace in self.traces.values()),
-        }
 
-    def write(self, predictions: Path) -> None:
-        """The traces, beside a predictions file."""
-        lines = [json.dumps({"image_id": i} | trace, ensure_ascii=False) + "\n" for i, trace in self.traces.items()]
-        atomic_write_text(constraints_path(predictions), "".join(lines))
+def summary_of(traces: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """For the header of the predictions: how many pictures had how many constraints, and what became of them."""
+    counts = Counter(len(trace["constraints"]) for trace in traces)
+    return {
+        "pictures_by_constraints": {str(number): counts[number] for number in sorted(counts)},
+        "constraints": sum(number * count for number, count in counts.items()),
+        "satisfied": sum(trace["satisfied"] for trace in traces),
+        "fell_back": sum(trace["fell_back"] for trace in traces),
+    }
 
 
 def continuing_pieces(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

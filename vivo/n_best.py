@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from vivo.data.predictions import n_best_path
 from vivo.data.text import decode_caption
 from vivo.decoding.search import Hypothesis
-from vivo.files import atomic_write_text
+from vivo.files import atomic_write_text, remove_file
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerFast, found: Hypothesis) -> list[str]:
@@ -38,7 +38,7 @@ def n_best_captions(tokenizer: PreTrainedTokenizerFast, found: Sequence[Hypothes
 def write_n_best(predictions: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Captions by picture id, beside a predictions file. Without any, what lies there of earlier ones is removed."""
     if not rows:
-        n_best_path(predictions).unlink(missing_ok=True)
+        remove_file(n_best_path(predictions))
         return
     lines = [
         json.dumps({"image_id": image_id, "captions": captions}, ensure_ascii=False, allow_nan=False) + "\n"

@@ -6,7 +6,6 @@ each of them. A step costs two positions a beam: the last token, whose keys and 
 [MASK] behind it, whose output is the next token (Hu et al. 2021, Fig. 2c).
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ from transformers import PreTrainedTokenizerFast
 from vivo.caching import TextCache
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, ContextCollator, Limits, to_device
-from vivo.data.predictions import constraints_path, write_predictions
-from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
@@ -27,10 +24,7 @@ from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
 from vivo.decoding.rules import AtLeast, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
 from vivo.errors import UserError
-from vivo.files import writable_folder
 from vivo.modeling import Context, VivoForCaptioning
-from vivo.n_best import n_best_captions, write_n_best
-from vivo.self_tagging import open_tag_source
 from vivo.weights import load_model
 
 if TYPE_CHECKING:
@@ -173,53 +167,3 @@ def caption_pictures(
     """Caption and score of each picture, by id; see `decode_pictures`."""
     found = decode_pictures(model, tokenizer, store, image_ids, tags, decode, shown, constrained)
     return {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in found.items()}
-
-
-def predict_split(
-    checkpoint: Path,
-    regions: Path,
-    image_ids: Sequence[str],
-    tags: str,
-    decode: DecodeConfig,
-    out: Path,
-    shown: Mapping[str, str] | None = None,
-    tag_file: str = "",
-    n_best: int = 0,
-) -> dict[str, str]:
-    """Caption a split and write `out` with its header. Returns the captions by picture id.
-
-    Args:
-        tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
-        n_best: captions of each picture for the file beside `out` (vivo/n_best.py); 0: no such file.
-    """
-    store = RegionStore(regions)
-    tokenizer, model = load_captioning_model(checkpoint, store)
-    writable_folder(out.parent)  # before the work, not behind it
-    source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger", model.config.tags_as_text)
-    constrained = None
-    if decode.constraints != "none":
-        from vivo.constrained_prediction import ConstrainedCaptions  # it is built on this module
-
-        constrained = ConstrainedCaptions.open(tokenizer, store, image_ids, decode, shown)
-    hypotheses = decode_pictures(model, tokenizer, store, image_ids, source, decode, shown, constrained)
-    found = {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in hypotheses.items()}
-    several = {i: n_best_captions(tokenizer, some, n_best) for i, some in hypotheses.items()} if n_best else {}
-    header = {
-        "decode": dataclasses.asdict(decode),
-        "tags": tags,
-        "checkpoint": checkpoint.name,
-        "weights_sha256": sha256_of(checkpoint / "model.safetensors"),
-        "region_fingerprint": store.fingerprint,
-        "pictures": len(found),
-        "control": "another picture's regions and tags" if shown else "",
-    }
-    if constrained:
-        header["constraints"] = constrained.summary()
-        constrained.write(out)
-    else:
-        constraints_path(out).unlink(missing_ok=True)  # of captions that are overwritten
-    write_n_best(out, several)
-    write_predictions(
-        out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
-    )
-    return {image_id: text for image_id, (text, _) in found.items()}

@@ -76,11 +76,15 @@ class TagPieces:
 
     def cut(self, tags: Sequence[str], most: int) -> list[tuple[int, ...]]:
         """Pieces of the first tags that fit into `most` tokens together; a tag is never split."""
+        return [self(tag) for tag in self.fitting(tags, most)]
+
+    def fitting(self, tags: Sequence[str], most: int) -> list[str]:
+        """The tags whose pieces `cut` gives."""
         kept, used = [], 0
         for tag in tags:
             pieces = self(tag)
             if pieces and used + len(pieces) <= most:
-                kept.append(pieces)
+                kept.append(tag)
                 used += len(pieces)
         return kept
 

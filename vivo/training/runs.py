@@ -83,15 +83,18 @@ def finetune(config: TrainConfig) -> Path:
     return _train_captioner(config, caption_task)
 
 
-def self_critical(config: TrainConfig) -> Path:
+def self_critical(config: TrainConfig, from_anything: bool = False) -> Path:
     """Self-critical training of a captioner. Returns the folder of the trained model.
+
+    Args:
+        from_anything: also of a model that has learned nothing, for a dry run.
 
     Raises:
         UserError: `init` is no captioner yet: its samples would have no reward to learn from.
     """
     path = Path(config.init) / "config.json"
     stage = read_configuration(path).get("training_stage", "") if path.is_file() else ""
-    if stage != "captions":
+    if stage != "captions" and not from_anything:
         raise UserError(f"init {config.init}: no fine-tuned captioner; give the model folder of finetune/train.py")
     return _train_captioner(config, scst_task)
 
