@@ -5,6 +5,8 @@
 #                 a novel-object benchmark of photographs and VIVO on it, into runs/flickr (docs/photographs.md)
 #   make test     all tests
 #   make lint     ruff
+#   make bench-gpu
+#                 speed on one GPU beside rivals, into runs/bench/gpu.json (docs/benchmarks.md)
 #   make setup    only the .venv
 #   make sweeps   only the .venv-sweeps, in which tests draw from configs/sweeps
 #   make lock     requirements.lock from pyproject.toml, requirements-sweeps.lock (needs uv); newer versions:
@@ -13,7 +15,7 @@
 #
 # Another interpreter: make setup PYTHON=/path/to/python3.12
 
-.PHONY: setup demo photographs test lint sweeps lock clean
+.PHONY: setup demo photographs test lint bench-gpu sweeps lock clean
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -79,6 +81,9 @@ test: $(READY)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
+
+bench-gpu: $(READY)
+	$(VENV)/bin/python tests/benchmarks/gpu.py
 
 # W&B's package `sweeps`, which draws a sweep's values as W&B's server does. It declares numpy<2, for which there is no wheel on
 # newer Pythons, and works with numpy 2 (tests/test_sweeps.py); so it has an environment of its own and the lock overrides it.

@@ -119,4 +119,5 @@ def self_critical_loss(logits: Tensor, target_ids: Tensor, advantages: Tensor) -
 
 
 def _count(target_ids: Tensor) -> Tensor:
-    return torch.tensor(float(target_ids.shape[0]), device=target_ids.device)
+    # filled on the device: torch.tensor(...) would be copied there, and a GPU be waited for
+    return torch.full((), float(target_ids.shape[0]), device=target_ids.device)

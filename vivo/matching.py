@@ -61,14 +61,19 @@ def _subsets_by_count(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return table
 
 
+@cache
+def _tables(size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """`_subsets_by_count` on the device, copied there once."""
+    return [tuple(torch.from_numpy(t).to(device) for t in tables) for tables in _subsets_by_count(size)]
+
+
 def _assign_by_subsets(cost: Tensor) -> Tensor:
     """[G, M, M] -> [G, M]: slots 0, 1, ... are filled in turn; a state is the subset of tags used so far."""
     groups, size, _ = cost.shape
     device = cost.device
     best = cost.new_zeros(groups, 1 << size)
     last = torch.zeros(groups, 1 << size, dtype=torch.int64, device=device)
-    for slot, tables in enumerate(_subsets_by_count(size)):
-        subset, tag = (torch.from_numpy(table).to(device, non_blocking=True) for table in tables)
+    for slot, (subset, tag) in enumerate(_tables(size, device)):
         without = subset[:, None] ^ (1 << tag)
         total = best[:, without] + cost[:, slot][:, tag]  # [G, subsets, members]
         value, choice = total.min(dim=2)

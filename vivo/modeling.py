@@ -33,7 +33,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForPre
 from vivo.caching import TextCache
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
-from vivo.packing import Packing, context_places, true_places
+from vivo.packing import Packing, Windows, context_places, true_places
 
 CAPTION_SEGMENT = 0
 CONTEXT_KEYS = (
@@ -252,6 +252,7 @@ class VivoModel(VivoPreTrainedModel):
         region_mask: Tensor,
         wanted: Tensor | None = None,
         tag_words: Tensor | None = None,
+        windows: Windows | None = None,
     ) -> Context:
         """Tags and regions, which see each other in both directions and nothing else.
 
@@ -262,13 +263,16 @@ class VivoModel(VivoPreTrainedModel):
             wanted: int [K], places in the flattened [B * S] whose output is needed; None for all. With none
                 (K = 0) the context is there to be read by text.
             tag_words: bool [B, T], True for those with the segment of captions; None for none of them.
+            windows: of this batch: the layers run on windows instead of pictures. Needs `wanted`; keys and values
+                are then of windows, and no text can read them.
 
         Returns:
             Context; rows of `hidden` are the T tags, then the R regions, or the K wanted ones.
         """
         rows, tags = tag_ids.shape
         regions = region_mask.shape[1]
-        tag_places, region_places = true_places(tag_mask), true_places(region_mask)
+        tag_places = true_places(tag_mask) if windows is None else windows.tag_places
+        region_places = true_places(region_mask) if windows is None else windows.region_places
         of_tags, of_regions = Packing(rows, tags, tag_places), Packing(rows, regions, region_places)
         seen = self.regions(of_regions.pack(region_features), of_regions.pack(region_positions))
         segment: int | Tensor = self.config.tag_segment
@@ -283,7 +287,12 @@ class VivoModel(VivoPreTrainedModel):
             torch.cat([context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]),
         )
         mask = torch.cat([tag_mask, region_mask], dim=1)
-        x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
+        if windows is not None and wanted is not None:
+            wanted = windows.places[packing.order(wanted)]
+            x, packing = windows.pack(x), Packing(*windows.rows.shape)
+            x, keys, values = self._layers(x, packing, windows.mask(), None, wanted)
+        else:
+            x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
         return Context(x, keys, values, mask)
 
     def encode_text(
@@ -375,7 +384,9 @@ class _VivoWithHead(VivoPreTrainedModel):
             self.head.output.weight.requires_grad_(not embeddings)
         self.head.bias.requires_grad_(not output_bias)
 
-    def encode_context(self, batch: dict[str, Tensor], wanted: Tensor | None = None) -> Context:
+    def encode_context(
+        self, batch: dict[str, Tensor], wanted: Tensor | None = None, windows: Windows | None = None
+    ) -> Context:
         """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""
         return self.vivo.encode_context(
             batch["tag_ids"],
@@ -386,6 +397,7 @@ class _VivoWithHead(VivoPreTrainedModel):
             batch["region_mask"],
             wanted,
             batch.get("tag_words"),
+            windows,
         )
 
     def tag_logits(self, batch: dict[str, Tensor]) -> Tensor:
@@ -401,7 +413,8 @@ class _VivoWithHead(VivoPreTrainedModel):
         """
         tags = batch["tag_ids"].shape[1]
         slots = context_places(batch["slot_index"], tags, tags + batch["region_mask"].shape[1])
-        return self.logits(self.encode_context(batch, slots).hidden, batch.get("competing"))
+        windows = Windows(batch) if "window_rows" in batch else None
+        return self.logits(self.encode_context(batch, slots, windows).hidden, batch.get("competing"))
 
     def caption_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits at supervised caption positions only.

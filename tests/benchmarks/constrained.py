@@ -75,9 +75,10 @@ def constrained(model: VivoForCaptioning, batch: dict[str, Tensor], constraints:
 @torch.inference_mode()
 def plain(model: VivoForCaptioning, batch: dict[str, Tensor], beam: int) -> None:
     """Plain beam search, `beam` wide."""
-    nothing = torch.empty(0, dtype=torch.int64)
+    device = batch["tag_ids"].device
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
     step = CachedStep(model, model.encode_context(batch, wanted=nothing), beam * (TOKENS + 1))
-    beam_search(step, batch["tag_ids"].shape[0], CLS, SEP, beam, TOKENS)
+    beam_search(step, batch["tag_ids"].shape[0], CLS, SEP, beam, TOKENS, device=device)
 
 
 def dense_machine(machine: ConstraintMachine, words: int) -> tuple[Tensor, dict[tuple[int, int], int]]:

@@ -44,7 +44,7 @@ REGIONS, TAGS, TOKENS = 50, 20, 20
 CLS, SEP, MASK = 101, 102, 103
 
 
-def made_up(pictures: int, small: bool) -> tuple[VivoForCaptioning, dict[str, Tensor]]:
+def made_up(pictures: int, small: bool, device: str = "cpu") -> tuple[VivoForCaptioning, dict[str, Tensor]]:
     """A model with random weights and a batch of full length."""
     torch.manual_seed(0)
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -61,7 +61,7 @@ def made_up(pictures: int, small: bool) -> tuple[VivoForCaptioning, dict[str, Te
         "region_positions": torch.rand(pictures, REGIONS, 6),
         "region_mask": torch.ones(pictures, REGIONS, dtype=torch.bool),
     }
-    return model, batch
+    return model.to(device), {name: value.to(device) for name, value in batch.items()}
 
 
 class Rival(ABC):
@@ -78,10 +78,13 @@ class Rival(ABC):
     def __call__(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """int64 [B, K], int64 [B, K] -> float32 [B, K, V]."""
         pictures, beams = tokens.shape
-        rows = parents + torch.arange(pictures)[:, None] * (self.prefix.shape[0] // pictures if self.step else 1)
+        rows = parents + torch.arange(pictures, device=tokens.device)[:, None] * (
+            self.prefix.shape[0] // pictures if self.step else 1
+        )
         earlier = self.prefix[rows.flatten()] if self.step else tokens.new_zeros(pictures * beams, 0)
         self.prefix = torch.cat([earlier, tokens.view(-1, 1)], dim=1)
-        hidden = self.last_hidden(rows.flatten(), torch.arange(pictures).repeat_interleave(beams))
+        picture = torch.arange(pictures, device=tokens.device).repeat_interleave(beams)
+        hidden = self.last_hidden(rows.flatten(), picture)
         return self.model.logits(hidden).float().log_softmax(-1).view(pictures, beams, -1)
 
     @property
@@ -91,7 +94,8 @@ class Rival(ABC):
 
     def embed(self, ids: Tensor, first: int) -> Tensor:
         """[N, L] at positions from `first` -> [N, L, D]."""
-        return self.model.vivo.embeddings(ids, torch.arange(first, first + ids.shape[1]).expand_as(ids), 0)
+        places = torch.arange(first, first + ids.shape[1], device=ids.device)
+        return self.model.vivo.embeddings(ids, places.expand_as(ids), 0)
 
     @abstractmethod
     def last_hidden(self, rows: Tensor, picture: Tensor) -> Tensor:
@@ -106,8 +110,8 @@ class Whole(Rival):
         ids = torch.cat([self.prefix, self.prefix.new_full((len(self.prefix), 1), MASK)], dim=1)
         length = ids.shape[1]
         x = torch.cat([self.embed(ids, 0), self.context[picture]], dim=1)
-        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
-        mask[:length, :length] = torch.ones(length, length, dtype=torch.bool).tril()
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+        mask[:length, :length] = mask[:length, :length].tril()
         mask[length:, :length] = False
         for layer in self.model.vivo.layers:
             x = transformed(layer, x, x, mask)
@@ -133,7 +137,7 @@ class Hidden(Rival):
                 states = transformed(layer, states, states, None)
         before = self.kept[0].shape[1]
         # the last token sees all but the [MASK] behind it
-        mask = torch.ones(2, before + 2, dtype=torch.bool)
+        mask = torch.ones(2, before + 2, dtype=torch.bool, device=x.device)
         mask[0, -1] = False
         for index, layer in enumerate(self.model.vivo.layers):
             everything = torch.cat([self.kept[index][rows if first else picture], x], dim=1)
@@ -155,9 +159,9 @@ def transformed(layer: Layer, x: Tensor, read: Tensor, mask: Tensor | None) -> T
 
 
 @torch.inference_mode()
-def searched(make: Callable[[], Step], pictures: int, beam: int) -> list[list[Hypothesis]]:
+def searched(make: Callable[[], Step], pictures: int, beam: int, device: str = "cpu") -> list[list[Hypothesis]]:
     """The beam search of all decoders here."""
-    return beam_search(make(), pictures, CLS, SEP, beam, TOKENS)
+    return beam_search(make(), pictures, CLS, SEP, beam, TOKENS, device=device)
 
 
 def main() -> None:

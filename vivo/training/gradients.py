@@ -22,7 +22,8 @@ def accumulate(accelerator: Accelerator, model: nn.Module, loss_of: Loss, update
     Returns:
         This process's sums as `loss_of` names them, float32 scalars.
     """
-    supervised = torch.tensor(float(sum(b["target_ids"].shape[0] for b in update)), device=accelerator.device)
+    count = float(sum(b["target_ids"].shape[0] for b in update))
+    supervised = torch.full((), count, device=accelerator.device)  # no copy, which would wait for a GPU
     supervised = accelerator.reduce(supervised, "sum").clamp(min=1.0)
     parts: dict[str, Tensor] = {}
     for index, batch in enumerate(update):
