@@ -54,7 +54,8 @@ def _matched_targets(
     pieces = target_ids[slots]  # [G, M, N]
     # p[g, i, j, n]: probability of piece n of tag j in slot n of place i
     p = log_p[slots[:, :, None, :], pieces[:, None, :, :]].exp()
-    cost = torch.where(used[:, :, None, :], 1.0 - p, 0.0).sum(dim=-1)
+    # -p, not 1 - p: the same minimum, and no small probability is lost in rounding (float32 has 1 - 1e-8 = 1)
+    cost = torch.where(used[:, :, None, :], -p, 0.0).sum(dim=-1)
     assigned = assign(cost, group_size)
     matched = pieces.gather(1, assigned[:, :, None].expand_as(pieces))
     # padding is written to one place behind the end and cut off

@@ -6,20 +6,22 @@ A tag of n word pieces fills n neighbouring slots and can only be exchanged with
 same length (our reading of the paper's "valid permutations": a prediction must be a tag). Tags of
 one picture and one length form a *group*; its cost is a square matrix, summed over pieces.
 
-`assign` solves many groups at once by dynamic programming over subsets of tags, on the device and
-without a host synchronisation:  best[S] = min_{j in S} best[S - j] + cost[|S| - 1, j].
-2^M * M steps beat M! permutations, and for M <= 8 a call of SciPy per picture; beyond that SciPy.
+`assign` solves many groups at once by meeting in the middle: whichever tags the first half of the slots takes, the
+second half takes the others. For each choice of these tags the best order of either half is found by trying all, which
+is M! / (M/2)! sums for M slots instead of M! (1,680 for M = 8): about 20 kernels on a GPU, and no wait for it. Beyond
+M = 8 SciPy's Hungarian algorithm, group by group; on a CPU, where its 3 microseconds a group are little, beyond M = 4.
 """
 
 from functools import cache
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-LARGEST_SUBSET_PROGRAM = 8
+LARGEST_ON_GPU = 8
+LARGEST_ON_CPU = 4
 
 
 def assign(cost: Tensor, size: Tensor) -> Tensor:
@@ -39,56 +41,72 @@ def assign(cost: Tensor, size: Tensor) -> Tensor:
     if groups == 0 or most <= 1:
         return identity.clone()
     with torch.no_grad():
-        inside = identity < size[:, None]
-        real = inside[:, :, None] & inside[:, None, :]
-        # padding slots take padding tags: their own one for free, anything else at a price no real cost reaches
-        price = 1.0 + most * cost.detach().abs().amax().float()
-        free = torch.eye(most, dtype=torch.bool, device=cost.device)
-        padded = torch.where(real, cost.detach().float(), torch.where(free, 0.0, price))
-        if most > LARGEST_SUBSET_PROGRAM:
-            return _assign_with_scipy(padded)
-        return _assign_by_subsets(padded)
+        cost = cost.detach().float()
+        if cost.device.type == "cpu":
+            return _assign_by_size(cost, size)
+        return _assign_padded(cost, size)
 
 
-@cache
-def _subsets_by_count(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For count = 1 .. size: the subsets with that many members, int64 [subsets], and those members,
-    int64 [subsets, count]. A subset is the integer with the bits of its members."""
-    table = []
-    for count in range(1, size + 1):
-        members = np.array(list(combinations(range(size), count)), dtype=np.int64)
-        table.append(((1 << members).sum(axis=1), members))
-    return table
+def _assign_padded(cost: Tensor, size: Tensor) -> Tensor:
+    """`assign` of groups of any size at once, so that nobody has to know on the host how many have which."""
+    most = cost.shape[1]
+    inside = torch.arange(most, device=cost.device) < size[:, None]
+    real = inside[:, :, None] & inside[:, None, :]
+    # padding slots take padding tags: their own one for free, anything else at a price no real cost reaches
+    price = 1.0 + most * cost.abs().amax()
+    free = torch.eye(most, dtype=torch.bool, device=cost.device)
+    padded = torch.where(real, cost, torch.where(free, 0.0, price))
+    return _assign_with_scipy(padded) if most > LARGEST_ON_GPU else _assign_by_halves(padded)
 
 
-@cache
-def _tables(size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """`_subsets_by_count` on the device, copied there once."""
-    return [tuple(torch.from_numpy(t).to(device) for t in tables) for tables in _subsets_by_count(size)]
-
-
-def _assign_by_subsets(cost: Tensor) -> Tensor:
-    """[G, M, M] -> [G, M]: slots 0, 1, ... are filled in turn; a state is the subset of tags used so far."""
-    groups, size, _ = cost.shape
-    device = cost.device
-    best = cost.new_zeros(groups, 1 << size)
-    last = torch.zeros(groups, 1 << size, dtype=torch.int64, device=device)
-    for slot, (subset, tag) in enumerate(_tables(size, device)):
-        without = subset[:, None] ^ (1 << tag)
-        total = best[:, without] + cost[:, slot][:, tag]  # [G, subsets, members]
-        value, choice = total.min(dim=2)
-        best[:, subset] = value
-        last[:, subset] = tag.expand(groups, -1, -1).gather(2, choice[..., None])[..., 0]
-    result = torch.empty(groups, size, dtype=torch.int64, device=device)
-    subset = torch.full((groups, 1), (1 << size) - 1, device=device)
-    for slot in range(size - 1, -1, -1):
-        tag = last.gather(1, subset)
-        result[:, slot] = tag[:, 0]
-        subset = subset ^ (1 << tag)
+def _assign_by_size(cost: Tensor, size: Tensor) -> Tensor:
+    """`assign` without padding: the groups of each size together."""
+    result = torch.arange(cost.shape[1]).repeat(len(cost), 1)
+    for count in range(2, cost.shape[1] + 1):
+        groups = (size == count).nonzero()[:, 0]
+        if len(groups):
+            part = cost[groups, :count, :count]
+            result[groups, :count] = _assign_by_halves(part) if count <= LARGEST_ON_CPU else _assign_with_scipy(part)
     return result
+
+
+@cache
+def _orders(size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """For the first and the second half of `size` slots: tags int64 [C, O, h], for each of C choices
+    of tags the O orders in which its h slots can take them (or, in the second half, take all others); and where the
+    costs of these stand in the flattened cost matrix, int64 [h, C * O]."""
+    half = size // 2
+    choices = list(combinations(range(size), half))
+    others = [[tag for tag in range(size) if tag not in chosen] for chosen in choices]
+    halves = []
+    for begin, tags in ((0, choices), (half, others)):
+        orders = torch.tensor([list(permutations(part)) for part in tags])
+        places = orders.flatten(0, 1) + size * torch.arange(begin, begin + orders.shape[2])
+        halves.append((orders.to(device), places.t().contiguous().to(device)))
+    return halves
+
+
+def _assign_by_halves(cost: Tensor) -> Tensor:
+    """[G, M, M] -> [G, M]."""
+    groups, size, _ = cost.shape
+    flat = cost.flatten(1).t().contiguous()  # [M * M, G]: what is picked are whole rows
+    least, best = [], []
+    for orders, places in _orders(size, cost.device):
+        total = flat.index_select(0, places[0])
+        for place in places[1:]:
+            total += flat.index_select(0, place)
+        value, order = total.view(*orders.shape[:2], groups).min(dim=1)  # [C, G]
+        least.append(value)
+        best.append(order)
+    choice = (least[0] + least[1]).argmin(dim=0, keepdim=True)
+    found = [
+        orders[choice[0], order.gather(0, choice)[0]]
+        for (orders, _), order in zip(_orders(size, cost.device), best, strict=True)
+    ]
+    return torch.cat(found, dim=1)
 
 
 def _assign_with_scipy(cost: Tensor) -> Tensor:
     """[G, M, M] -> [G, M], one Hungarian algorithm per group on the host."""
-    rows = [linear_sum_assignment(matrix)[1] for matrix in cost.double().cpu().numpy()]
+    rows = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
     return torch.from_numpy(np.stack(rows)).to(cost.device)
