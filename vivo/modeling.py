@@ -30,10 +30,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForPreTraining, PreTrainedModel
 
+from vivo.attention_mask import joint_attention_mask
 from vivo.caching import TextCache
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing, Windows, context_places, true_places
+from vivo.whole_rows import WholeRows, additive
 
 CAPTION_SEGMENT = 0
 CONTEXT_KEYS = (
@@ -55,6 +57,9 @@ DECODE_OPTIONS = {
     "diversity_penalty": "diversity",
 }
 """Options of transformers' `generate` that a search here has, too -> fields of `vivo.config.DecodeConfig`."""
+ALIGNED = 8
+"""A GPU's fast 16-bit matrix products want sizes that divide by it: BERT's 30,522 word pieces and 2,048 + 6 numbers of
+a region are padded with zeros to the next."""
 Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Keys and values [B, N, L, H] of some elements -> those that their queries read, [B, N, *, H]."""
 
@@ -123,11 +128,22 @@ class RegionProjection(nn.Module):
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
         """[..., F], [..., 6] of any float dtype -> [..., D] in that of the weights (standardised in the positions')."""
-        features = features.to(positions.dtype)
+        if self.standardised:
+            features = features.to(positions.dtype)
         # a feature that is rare in the sample can lie hundreds of deviations away
         features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
-        told = torch.cat([features.to(positions.dtype), positions], dim=-1).to(self.linear.weight.dtype)
-        return self.dropout(self.norm(self.linear(told)))
+        weight, kind = self.linear.weight, self.linear.weight.dtype
+        if features.is_cuda and torch.is_autocast_enabled("cuda"):
+            kind, empty = torch.get_autocast_dtype("cuda"), -weight.shape[1] % ALIGNED
+            parts = (
+                features.to(kind),
+                positions.to(kind),
+                positions.new_zeros(*positions.shape[:-1], empty, dtype=kind),
+            )
+            projected = F.linear(torch.cat(parts, dim=-1), F.pad(weight.to(kind), (0, empty)), self.linear.bias)
+        else:
+            projected = self.linear(torch.cat([features.to(positions.dtype), positions], dim=-1).to(kind))
+        return self.dropout(self.norm(projected))
 
 
 def _attention_kernel(x: Tensor) -> AbstractContextManager[None]:
@@ -219,7 +235,12 @@ class MaskedTokenHead(nn.Module):
         weights, bias = word_embeddings if self.output is None else self.output.weight, self.bias
         if pieces is not None:
             weights, bias = weights[pieces], bias[pieces]
-        return F.linear(self.norm(F.gelu(self.dense(hidden))), weights, bias)
+        hidden, size = self.norm(F.gelu(self.dense(hidden))), len(bias)
+        if hidden.is_cuda and size % ALIGNED and torch.is_autocast_enabled("cuda"):
+            empty = -size % ALIGNED
+            weights = F.pad(weights.to(torch.get_autocast_dtype("cuda")), (0, 0, 0, empty))
+            return F.linear(hidden, weights, F.pad(bias, (0, empty)))[..., :size]
+        return F.linear(hidden, weights, bias)
 
 
 class VivoPreTrainedModel(PreTrainedModel):
@@ -240,6 +261,7 @@ class VivoModel(VivoPreTrainedModel):
         self.regions = RegionProjection(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.activation_checkpointing = False  # recompute each layer in the backward pass
+        self.whole_rows: WholeRows | None = None  # how a GPU runs the layers in training; None: as everywhere
         self.post_init()
 
     def encode_context(
@@ -289,11 +311,36 @@ class VivoModel(VivoPreTrainedModel):
         mask = torch.cat([tag_mask, region_mask], dim=1)
         if windows is not None and wanted is not None:
             wanted = windows.places[packing.order(wanted)]
+            if self.whole_rows is not None and torch.is_autocast_enabled(x.device.type):
+                x = x.to(torch.get_autocast_dtype(x.device.type))
             x, packing = windows.pack(x), Packing(*windows.rows.shape)
-            x, keys, values = self._layers(x, packing, windows.mask(), None, wanted)
+            if self.whole_rows is not None:
+                x, keys, values = self._whole(x.view(*windows.rows.shape, -1), windows.mask(), wanted), [], []
+            else:
+                x, keys, values = self._layers(x, packing, windows.mask(), None, wanted)
         else:
             x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
         return Context(x, keys, values, mask)
+
+    def encode_together(self, batch: dict[str, Tensor], wanted: Tensor) -> Tensor:
+        """Context and captions of a CaptionBatch in rows [text ; tags ; regions], in one pass -> [K, D] at the places
+        `wanted` of the text, int [K] in [B * L]. Needs `whole_rows`."""
+        told = self.embeddings(batch["tag_ids"], batch["tag_positions"], self.config.tag_segment)
+        seen = self.regions(batch["region_features"], batch["region_positions"])
+        text = self.embeddings(batch["text_ids"], batch["text_positions"], CAPTION_SEGMENT)
+        kind = torch.get_autocast_dtype(seen.device.type) if torch.is_autocast_enabled(seen.device.type) else seen.dtype
+        x = torch.cat([text.to(kind), told.to(kind), seen.to(kind)], dim=1)
+        context = torch.cat([batch["tag_mask"], batch["region_mask"]], dim=1)
+        mask = joint_attention_mask(batch["text_mask"], context)
+        empty = -x.shape[1] % ALIGNED
+        x, mask = F.pad(x, (0, 0, 0, empty)), F.pad(mask, (0, empty, 0, empty))
+        mask = mask | torch.eye(x.shape[1], dtype=torch.bool, device=mask.device)
+        return self._whole(x, mask, context_places(wanted, text.shape[1], x.shape[1]))
+
+    def _whole(self, x: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+        """[B, N, D] through all layers by `whole_rows`, with a mask [B, N, N] -> [K, D] at the places `wanted`."""
+        x = self.whole_rows(self.layers[:-1], x, additive(mask, x.dtype))
+        return self.layers[-1](x.flatten(0, 1), Packing(*x.shape[:2]), mask, None, wanted)[0]
 
     def encode_text(
         self,
@@ -427,6 +474,8 @@ class _VivoWithHead(VivoPreTrainedModel):
             [K, V] in the order of `target_index`; [K, P] where the batch names P `competing` pieces.
         """
         targets = batch["target_index"]
+        if self.vivo.whole_rows is not None:
+            return self.logits(self.vivo.encode_together(batch, targets), batch.get("competing"))
         context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
         hidden = self.vivo.encode_text(
             context,

@@ -60,11 +60,75 @@ class CachedStep:
         # rows: last tokens, then [MASK]s; columns: kept tokens, last tokens, [MASK]s
         of_tokens = torch.cat([self.own, torch.zeros_like(itself)], dim=2)
         mask = torch.cat([of_tokens, torch.cat([self.own, itself], dim=2)], dim=1)
-        asked = torch.arange(pictures * 2 * beams, device=ids.device).view(pictures, 2, beams)[:, 1].flatten()
-        hidden = self.model.vivo.encode_text(self.context, ids, positions, mask, self.cache, wanted=asked)
+        log_p = self._log_p(ids, positions, mask)
         self.cache.keep(beams)  # the last tokens; [MASK] is written over
         self.place += 1
+        return log_p
+
+    def _log_p(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """int64 [B, 2 K] twice, bool [B, 2 K, P + 2 K] -> float32 [B, K, V] at the [MASK]s."""
+        pictures, beams = ids.shape[0], ids.shape[1] // 2
+        asked = torch.arange(pictures * 2 * beams, device=ids.device).view(pictures, 2, beams)[:, 1].flatten()
+        hidden = self.model.vivo.encode_text(self.context, ids, positions, mask, self.cache, wanted=asked)
         return self.model.logits(hidden).float().log_softmax(dim=-1).view(pictures, beams, -1)
+
+
+class GraphedStep(CachedStep):
+    """The same on a GPU, as a CUDA graph from the fourth call on: a step is some 300 small kernels, and to start them
+    takes the CPU several times as long as to run them.
+
+    The graph reads all of the cache, kept or not, under a mask of fixed width.
+
+    Args:
+        captured: False runs the same function of fixed shapes without a graph (for a CPU, and tests).
+    """
+
+    def __init__(self, model: VivoForCaptioning, context: Context, room: int, captured: bool = True):
+        super().__init__(model, context, room + -(context.mask.shape[1] + room) % 8)
+        self.captured = captured
+        self.beams = 0  # of the call before
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.given: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.found: Tensor | None = None
+
+    def _log_p(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        same, self.beams = ids.shape[1] == self.beams, ids.shape[1]
+        width = mask.shape[2]
+        if not same or width > self.cache.room:
+            self.given = self.graph = self.found = None
+            return super()._log_p(ids, positions, mask)
+        place = torch.arange(self.cache.kept, self.cache.kept + self.beams, device=ids.device)
+        if self.given is None:
+            wide = torch.zeros(*mask.shape[:2], self.cache.room, dtype=torch.bool, device=mask.device)
+            self.given = (ids.clone(), positions.clone(), wide, place)
+        for kept, new in zip(self.given, (ids, positions, None, place), strict=True):
+            if new is not None:
+                kept.copy_(new)
+        self.given[2][:, :, :width] = mask
+        self.cache.place = self.given[3]
+        try:
+            if self.found is None or not self.captured:  # the first of these shapes: kernels are chosen
+                self.found = super()._log_p(*self.given[:3])
+                return self.found
+            if self.graph is None:
+                self.graph = self._capture()
+            self.graph.replay()
+            return self.found.clone()
+        finally:
+            self.cache.place = None
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """By hand: torch.cuda.graph collects garbage and empties PyTorch's store of memory first, at each batch."""
+        graph, stream, here = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self.found = super()._log_p(*self.given[:3])
+            finally:
+                graph.capture_end()
+        here.wait_stream(stream)
+        return graph
 
 
 @torch.inference_mode()
@@ -73,7 +137,10 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
     config = model.config
     limit = min(decode.max_tokens, config.max_caption_tokens - 1)
     nothing = torch.empty(0, dtype=torch.int64, device=batch["tag_ids"].device)
-    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam * (limit + 1))
+    # under autocast the graph would hold the weights' 16-bit copies, which others share
+    graphed = nothing.is_cuda and limit > 5 and not torch.is_autocast_enabled("cuda")
+    kind = GraphedStep if graphed else CachedStep
+    step = kind(model, model.encode_context(batch, wanted=nothing), decode.beam * (limit + 2))
     pictures, device = batch["region_mask"].shape[0], batch["region_mask"].device
     ends = (config.cls_token_id, config.sep_token_id)
     rules = decoding_rules(decode, config.sep_token_id)

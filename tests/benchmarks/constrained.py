@@ -31,7 +31,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 # isort: split
 import torch
 from decoding import CLS, SEP, TOKENS, made_up
-from live_bytes import LiveBytes
 from torch import Tensor
 
 from vivo.config import DecodeConfig
@@ -126,6 +125,8 @@ def check_dense(table: Tensor, states: dict[tuple[int, int], int], machine: Cons
 
 def peak(work: Callable[[], object]) -> int:
     """Most bytes of tensors that `work` made and held at once."""
+    from live_bytes import LiveBytes
+
     with LiveBytes() as live:
         work()
     return live.peak

@@ -7,8 +7,8 @@ Makes its own data. Sections, in this order; each has its time, and an error in 
 
     limits        bf16 matrix products and device-to-device copies: what the card can do
     attention     kernels and layouts for the attention of a layer, forward and backward
+    parity        numbers of the compiled layers against those of the model as it stands
     base, large   a pre-training update of 1,024 pictures: ways to run it, the best against transformers
-    profile       the kernels of that update (written to FILE.profile.txt)
     fine          a fine-tuning update, five captions a picture
     matching      masked tags of 1,024 pictures against SciPy, and how often the CPU waits for the GPU
     beam, cbs     captions a second
@@ -65,12 +65,20 @@ from vivo.data.collate import Batch
 from vivo.losses import _matched_targets
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
 from vivo.packing import in_windows
+from vivo.whole_rows import WholeRows, whole_layer
 
 torch._dynamo.config.recompile_limit = 64  # one function, layers of several models
 STEPS, BATCHES, PAPER_STEPS = 8, 4, 160_000
-WAYS = ("rows", "windows", "windows cudnn", "windows compiled half", "windows compiled")
-"""Layout of the batch (vivo/packing.py), attention kernel, layers compiled, activations between layers in 16 bits."""
-BEST = "windows compiled half"
+WAYS = (
+    "windows cudnn",
+    "windows whole op",
+    "windows whole cudnn",
+    "windows whole op random",
+    "windows whole thirds cudnn",
+    "windows whole fixed op",
+)
+"""Layout of the batch (vivo/packing.py), the layers by vivo/whole_rows.py (and how), attention kernel."""
+BEST = "windows whole op"
 
 
 @dataclass
@@ -94,7 +102,7 @@ class Card:
         self.device = torch.device("cuda" if self.cuda else "cpu")
         self.flops, self.bytes = 1e12, 1e11  # until they are measured
         self.best: Best | None = None
-        self.update_seconds: dict[str, float] = {}
+        self.matching = 0.0  # seconds for the masked tags of an update
         self.attention: dict[str, float] = {}
 
     def wait(self) -> None:
@@ -130,23 +138,12 @@ class Card:
         return torch.cuda.max_memory_allocated() / 2**30 if self.cuda else 0.0
 
 
-class HalfNorm(nn.LayerNorm):
-    """Layer norm whose result has the dtype of its input, where autocast would make it float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).to(x.dtype)
-
-
 def prepared(model: nn.Module, way: str, card: Card) -> nn.Module:
     """The model with the layers of this way to run it; also chooses PyTorch's attention kernel."""
-    choose_kernel("cudnn" in way, card)
-    if "half" in way:
-        model.vivo.embeddings.register_forward_hook(lambda module, given, found: found.to(torch.bfloat16))
-    for layer in model.vivo.layers:
-        if "half" in way:
-            layer.attention_norm.__class__ = layer.feed_forward_norm.__class__ = HalfNorm
-        if "compiled" in way:
-            layer.compile(dynamic=True, backend="inductor" if card.cuda else "aot_eager")
+    choose_kernel("cudnn" in way or "op" in way, card)
+    if "whole" in way:
+        parts = set(way.split()) & ({"op", "thirds", "random"} if card.cuda else {"thirds", "random"})
+        model.vivo.whole_rows = WholeRows(card.cuda, "fixed" in way, tuple(parts))
     return model
 
 
@@ -277,11 +274,9 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
     results.note(f"{name}/windows filled", elements / sum(w["window_rows"].numel() for w in laid))
     results.note(f"{name}/GFLOP of a picture", flops / pictures / 1e9)
     for way in ways:
-        if results.left() < (45 if "compiled" in way else 20) and card.best:
+        if results.left() < (30 if "whole" in way else 20) and card.best:
             results.note(f"{name}/{way}", "no time left")
             continue
-        if "compiled" in way:
-            way = way.replace("windows", f"windows{card.faster('windows')}")
         try:
             card.fresh_memory()
             held, begun = card.held_gib(), perf_counter()
@@ -292,6 +287,7 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
             card.wait()
             ready = perf_counter() - begun
             card.fresh_memory()
+            step.checked = "later"
             seconds = card.seconds(lambda turn, s=step, b=batches: s(b[turn % BATCHES]))
             own = card.peak_gib() - held
             mfu = flops / seconds / card.flops
@@ -306,6 +302,7 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
             step = None
     best = card.best
     extra(results, card, shape, pictures)
+    profile(results, card, name, lambda turn: best.step(best.batches[turn]))
     parts = 2 if name == "large" else 1  # its activations of 1,024 pictures fill a card
     theirs, memory = None, 0.0
     try:
@@ -338,16 +335,19 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
     slow = theirs and PAPER_STEPS * theirs / 3600
     results.row(f"{what}: 160,000 updates on 1 GPU", hours, slow, "hours", None, less_is_better=True)
     results.note(f"{name}/hours on 8 GPUs (divided by 8, not measured)", hours / 8)
-    card.update_seconds[name] = best.seconds
+    if card.matching and name != "large":
+        share = card.matching / best.seconds
+        results.row("set matching: share of an update", share, 0.01, "of its time", 1.0, less_is_better=True)
 
 
 def extra(results: Results, card: Card, shape: Shape, pictures: int) -> None:
     """Of the best way: without looking at the loss, with the copy from pinned memory, with an eighth of the batch."""
-    choose_kernel("cudnn" in card.best.way, card)
+    choose_kernel("cudnn" in card.best.way or "op" in card.best.way, card)
     step, batches = card.best.step, card.best.batches
-    step.checked = False
-    results.note(f"{shape.name}/ms unchecked", 1e3 * card.seconds(lambda turn: step(batches[turn % BATCHES])))
-    step.checked = True
+    for checked in (True, False, "later"):
+        step.checked = checked
+        seconds = card.seconds(lambda turn: step(batches[turn % BATCHES]))
+        results.note(f"{shape.name}/ms, loss checked {checked}", 1e3 * seconds)
     if not card.cuda:
         return
     host = {k: v.cpu().pin_memory() if isinstance(v, Tensor) else v for k, v in batches[0].items()}
@@ -366,10 +366,8 @@ def extra(results: Results, card: Card, shape: Shape, pictures: int) -> None:
     mfu = useful_flops(shape, cpu) / seconds / card.flops
     results.note(f"{shape.name}/{few} pictures", {"ms": 1e3 * seconds, "MFU": mfu})
     with waits() as counted:
-        step.checked = False
         step(batches[0])
-        step.checked = True
-    results.note(f"{shape.name}/waits in an update (unchecked)", counted())
+    results.note(f"{shape.name}/waits in an update", counted())
 
 
 class waits:  # noqa: N801
@@ -390,32 +388,28 @@ class waits:  # noqa: N801
         self._caught.__exit__(*error)
 
 
-def profile(results: Results, card: Card) -> None:
-    """Kernels of the update that was measured last."""
-    if not card.best:
-        results.note("profile", "nothing was measured before")
-        return
-    name, step, batches = card.best.name, card.best.step, card.best.batches
+def profile(results: Results, card: Card, name: str, work: Callable[[int], object]) -> None:
+    """Kernels of an update, work(0) and work(1): a table in a file, what they are for, and the longest."""
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if card.cuda else [])]
-    step(batches[0])
+    work(0)
     card.wait()
     with torch.profiler.profile(activities=activities) as seen:
-        for batch in batches[:2]:
-            step(batch)
+        work(0)
+        work(1)
         card.wait()
     averages = seen.key_averages()
     clock = "self_device_time_total" if card.cuda else "self_cpu_time_total"
-    text = averages.table(sort_by=clock, row_limit=60, max_name_column_width=90)
+    text = averages.table(sort_by=clock, row_limit=70, max_name_column_width=110)
     results.file.with_suffix(f".{name}.profile.txt").write_text(text)
     kernels = [e for e in averages if not card.cuda or "CUDA" in str(e.device_type)]
     kernels = [e for e in kernels if not e.key.startswith(("Optimizer.", "Profiler"))]  # spans, not kernels
     parts = {"GEMM": 0.0, "attention": 0.0, "triton": 0.0, "optimizer, norm": 0.0, "softmax, loss": 0.0, "rest": 0.0}
     for event in kernels:
         parts[part_of(event.key.lower())] += getattr(event, clock) / 2e3
-    whole = sum(parts.values())
-    results.note(f"profile/{name} ms of an update", {k: v for k, v in parts.items()} | {"all": whole})
-    for event in sorted(kernels, key=lambda e: -getattr(e, clock))[:22]:
-        print(f"        {getattr(event, clock) / 2e3:8.3f} ms {event.count // 2:5d} x  {event.key[:110]}")
+    whole, count = sum(parts.values()), sum(event.count for event in kernels) / 2
+    results.note(f"profile/{name} ms of an update", {k: v for k, v in parts.items()} | {"all": whole, "kernels": count})
+    for event in sorted(kernels, key=lambda e: -getattr(e, clock))[:26]:
+        print(f"        {getattr(event, clock) / 2e3:8.3f} ms {event.count // 2:5d} x  {event.key[:120]}")
 
 
 def part_of(kernel: str) -> str:
@@ -428,6 +422,60 @@ def part_of(kernel: str) -> str:
         "softmax, loss": ("softmax", "argmax", "reduce_kernel"),
     }
     return next((part for part, names in named.items() if any(n in kernel for n in names)), "rest")
+
+
+def parity(results: Results, card: Card) -> None:
+    """The whole rows against the layers one by one: logits and gradients of a batch, losses of 200 updates."""
+    shape = TINY if card.tiny else BASE
+    pictures, steps = (8, 5) if card.tiny else (128, 200)
+    cpu = [tag_batch(pictures, shape, seed) for seed in range(16)]
+    batches = [
+        given | {k: v.to(card.device) for k, v in in_windows(b["tag_mask"], b["region_mask"]).items()}
+        for given, b in zip(on_device(cpu, shape, card.device), cpu, strict=True)
+    ]
+    text = on_device([caption_batch(max(2, pictures // 8), 5, shape, 1)], shape, card.device)[0]
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ways = {"fp32": "windows", "bf16": "windows cudnn", "whole op": "windows whole op"}
+    for kind, batch, loss in ((VivoForTagPretraining, batches[0], tag_loss), (VivoForCaptioning, text, text_loss)):
+        found = {}
+        for name, way in ways.items():
+            torch.manual_seed(0)
+            with torch.device(card.device):
+                model = prepared(kind(shape.config(**still)), way, card).train()
+            if kind is VivoForCaptioning and model.vivo.whole_rows:  # one compilation less
+                model.vivo.whole_rows.call = whole_layer
+            with torch.no_grad():  # attention that is not even
+                for layer in model.vivo.layers:
+                    layer.qkv.weight.mul_(4.0)
+            with torch.autocast(card.device.type, torch.bfloat16, enabled=name != "fp32"):
+                logits = model(batch)["logits"]
+            given = batch | {"group_size": torch.ones_like(batch["group_size"])} if "group_size" in batch else batch
+            (loss({"logits": logits}, given)["loss"] / len(batch["target_ids"])).backward()
+            found[name] = [logits.detach().float()] + [p.grad.float() for p in model.parameters() if p.grad is not None]
+        for name in list(ways)[1:]:
+            apart = [
+                (a - b).norm() / b.norm().clamp(min=1e-12) for a, b in zip(found[name], found["fp32"], strict=True)
+            ]
+            told = {"logits": apart[0].item(), "worst gradient": max(apart[1:]).item()}
+            results.note(f"parity/{kind.__name__} {name} against fp32, relative", told)
+    curves = {}
+    for name, way in (*ways.items(), ("bf16 again", "windows cudnn")):
+        if results.left() < 12:
+            break
+        model = prepared(made(VivoForTagPretraining, shape, card), way, card)
+        step = Ours(model, tag_loss, "no" if name == "fp32" else "bf16", card.device, False)
+        torch.manual_seed(len(curves))  # the same weights, other dropout
+        for group in step.optimizer.param_groups:
+            group["lr"] = 1e-4
+        sums = [step(batches[n % len(batches)]) for n in range(steps)]
+        curves[name] = torch.stack([s["loss"] / s["count"] for s in sums]).cpu()
+    for name, curve in curves.items():
+        means = [round(part.mean().item(), 4) for part in curve.split(max(1, steps // 5))]
+        apart = (curve - curves["fp32"]).abs()
+        results.note(f"parity/losses of {steps} updates, {name}: means", means)
+        results.note(
+            f"parity/{name} from fp32: mean, most", [round(apart.mean().item(), 5), round(apart.max().item(), 5)]
+        )
 
 
 def fine_rival(results: Results, card: Card, shape: Shape, pictures: int) -> tuple[float | None, float | None]:
@@ -455,20 +503,21 @@ def fine(results: Results, card: Card) -> None:
     def measured(batch: Batch, way: str, label: str, pictures: int) -> float | None:
         try:
             card.fresh_memory()
-            step = Ours(prepared(made(VivoForCaptioning, shape, card), way, card), text_loss, "bf16", card.device)
+            loss = torch.compile(text_loss, dynamic=True) if "loss" in way and card.cuda else text_loss
+            step = Ours(prepared(made(VivoForCaptioning, shape, card), way, card), loss, "bf16", card.device, "later")
             seconds = card.seconds(lambda _: step(batch), 5)
             mfu = useful_flops(shape, batch) / seconds / card.flops
             results.note(
                 f"fine/{label}",
                 {"ms": 1e3 * seconds, "pictures/s": pictures / seconds, "MFU": mfu, "GiB": card.peak_gib()},
             )
-            memory[label] = card.peak_gib()
+            if pictures == first and "whole" in way:
+                profile(results, card, f"fine.{way.replace(' ', '_')}", lambda _: step(batch))
             return seconds
         except Exception as error:
             results.note(f"fine/{label}/error", f"{type(error).__name__}: {error}"[:300])
             return None
 
-    memory: dict[str, float] = {}
     cpu = caption_batch(first, 5, shape, 0)
     shared = on_device([cpu], shape, card.device)[0]
     plain = measured(shared, "rows", f"five share a context, {first} pictures, plain", first)
@@ -477,14 +526,17 @@ def fine(results: Results, card: Card) -> None:
     del rows
     card.fresh_memory()
     theirs, supervised = fine_rival(results, card, shape, first)
-    kind = f"compiled half{card.faster('text')}"
-    fast = measured(shared, kind, f"five share a context, {first} pictures, {kind}", first)
+    found = [plain]
+    for kind in ("whole op", "whole op loss"):
+        if results.left() > 20:
+            found.append(measured(shared, kind, f"five share a context, {first} pictures, {kind}", first))
     for pictures in sizes[1:]:
-        if results.left() > 30:
+        if results.left() > 20:
             more = on_device([caption_batch(pictures, 5, shape, 0)], shape, card.device)[0]
+            kind = "whole op loss"
             measured(more, kind, f"five share a context, {pictures} pictures, {kind}", pictures)
             del more
-    best = min(s for s in (plain, fast) if s is not None)
+    best = min(s for s in found if s is not None)
     flops = useful_flops(shape, cpu)
     what = f"fine-tuning, {shape.name}, {first} pictures x 5 captions, bf16"
     results.row(what, first / best, theirs and first / theirs, "pictures/s", 1.5, first * card.flops / flops)
@@ -517,7 +569,9 @@ def matching(results: Results, card: Card) -> None:
         arguments = (log_p, batch["target_ids"], batch["group_slots"], batch["group_size"])
         ours = card.seconds(lambda _, a=arguments: _matched_targets(*a), 20)
         theirs = card.seconds(lambda _, p=log_p, b=batch: scipy_targets(p, b), 3, 1)
-        gained = [_gained(log_p, found, batch) for found in (_matched_targets(*arguments)[0], scipy_targets(log_p, batch))]
+        gained = [
+            _gained(log_p, found, batch) for found in (_matched_targets(*arguments)[0], scipy_targets(log_p, batch))
+        ]
         worse, same = (gained[1] - gained[0]).max().item(), torch.equal(*gained)
         with waits() as counted:
             _matched_targets(*arguments)
@@ -526,16 +580,11 @@ def matching(results: Results, card: Card) -> None:
         results.note(f"matching/M up to {most}", told)
         what = f"set matching, {pictures} pictures, M up to {int(batch['group_size'].max())}"
         results.row(what, 1e3 * ours, 1e3 * theirs, "ms", 10.0, less_is_better=True)
-    if card.update_seconds:
-        typical = tag_batch(pictures, shape, 0)
-        typical = {k: v.to(card.device) if isinstance(v, Tensor) else v for k, v in typical.items()}
-        log_p = torch.randn(typical["target_ids"].shape[0], shape.vocabulary, device=card.device).log_softmax(dim=-1)
-        arguments = (log_p, *(typical[k] for k in ("target_ids", "group_slots", "group_size")))
-        seconds = card.seconds(lambda _: _matched_targets(*arguments), 20)
-        share = seconds / next(iter(card.update_seconds.values()))
-        results.row(
-            "set matching: share of a pre-training update", share, 0.01, "of its time", 1.0, less_is_better=True
-        )
+    typical = tag_batch(pictures, shape, 0)
+    typical = {k: v.to(card.device) if isinstance(v, Tensor) else v for k, v in typical.items()}
+    log_p = torch.randn(typical["target_ids"].shape[0], shape.vocabulary, device=card.device).log_softmax(dim=-1)
+    arguments = (log_p, *(typical[k] for k in ("target_ids", "group_slots", "group_size")))
+    card.matching = card.seconds(lambda _: _matched_targets(*arguments), 20)
 
 
 def main() -> None:
@@ -554,17 +603,17 @@ def main() -> None:
     import gpu_inference as inference
 
     sections: dict[str, tuple[Callable[[Results], None], float]] = {
-        "limits": (lambda r: limits(r, card), 20),
-        "attention": (lambda r: attention(r, card), 35),
-        "base": (lambda r: pretraining(r, card, BASE, WAYS), 100),
-        "profile": (lambda r: profile(r, card), 15),
-        "matching": (lambda r: matching(r, card), 10),
-        "beam": (lambda r: inference.beam(r, card), 25),
-        "fine": (lambda r: fine(r, card), 75),
-        "large": (lambda r: pretraining(r, card, LARGE, (BEST,)), 60),
-        "scst": (lambda r: inference.scst(r, card), 20),
-        "cbs": (lambda r: inference.cbs(r, card), 20),
-        "extraction": (lambda r: inference.extraction(r, card), 30),
+        "limits": (lambda r: limits(r, card), 10),
+        "attention": (lambda r: attention(r, card), 25),
+        "matching": (lambda r: matching(r, card), 8),
+        "beam": (lambda r: inference.beam(r, card), 20),
+        "extraction": (lambda r: inference.extraction(r, card), 18),
+        "scst": (lambda r: inference.scst(r, card), 10),
+        "base": (lambda r: pretraining(r, card, BASE, WAYS), 80),
+        "fine": (lambda r: fine(r, card), 45),
+        "parity": (lambda r: parity(r, card), 45),
+        "large": (lambda r: pretraining(r, card, LARGE, (BEST,)), 40),
+        "cbs": (lambda r: inference.cbs(r, card), 15),
     }
     for name, (section, seconds) in sections.items():
         if (not arguments.only or name in arguments.only) and name not in arguments.without:

@@ -161,11 +161,7 @@ class _Group:
         parent, token = flat // words, flat % words
         gain = log_p.flatten(1).gather(1, flat)
         ends = token == end
-        for row, place in ends[:, : self.beam].nonzero().tolist():
-            if len(self.finished[row]) < self.beam and value[row, place] > -torch.inf:
-                origin = parent[row, place]
-                values = [*self.gained[row, origin].tolist(), gain[row, place].item()]
-                self.finished[row].append(hypothesis(self.history[row, origin].tolist(), values, length_penalty))
+        self._finish(ends[:, : self.beam], value, parent, gain, length_penalty)
         # the best K that go on: ended ones sink behind all others
         order = torch.where(ends, -torch.inf, value).topk(min(self.beam, value.shape[1]), dim=1)
         self.guided, picked = order.values, order.indices
@@ -174,6 +170,21 @@ class _Group:
         self.gained = continued(self.gained, parent, gain.gather(1, picked))
         self.live = token.shape[1]
         return token, parent
+
+    def _finish(self, ends: Tensor, value: Tensor, parent: Tensor, gain: Tensor, length_penalty: float) -> None:
+        """Keep the candidates that end, bool [B, K]; the host asks the device once for all of them."""
+        rows, places = (ends & (value[:, : self.beam] > -torch.inf)).nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        origin = parent[rows, places]
+        length = self.history.shape[2]
+        gained = torch.cat([self.gained[rows, origin], gain[rows, places, None]], dim=1)
+        told = torch.cat([rows[:, None], self.history[rows, origin], gained.double().view(torch.int64)], dim=1)
+        host = told.cpu()
+        values = host[:, 1 + length :].contiguous().view(torch.float64).tolist()
+        for (row, *tokens), own in zip(host[:, : 1 + length].tolist(), values, strict=True):
+            if len(self.finished[row]) < self.beam:
+                self.finished[row].append(hypothesis(tokens, own, length_penalty))
 
     def done(self) -> bool:
         """Whether every picture has K finished hypotheses."""
