@@ -158,6 +158,11 @@ def _shape(config: TrainConfig, notes: list[str]) -> Shape:
     if path is not None and path.is_file():
         found = read_configuration(path)
         of_model = found.get("model_type") == VivoConfig.model_type
+        if not of_model and "num_hidden_layers" not in found:
+            raise UserError(
+                f"{path}: says no num_hidden_layers, so it is not that of a BERT; copy the checkpoint again"
+            )
+        found = VivoConfig().to_dict() | found  # what it leaves out is as in BERT-base, when it is trained from too
         depth = found["num_hidden_layers"]
         layers = depth if of_model else min(model.layers or depth, depth)
         width, heads, inner = found["hidden_size"], found["num_attention_heads"], found["intermediate_size"]
