@@ -59,9 +59,7 @@ def detector_names(path: Path, classes: set[str]) -> set[str]:
         raise UserError(f"{path}: cannot be read ({error}); give a text file with a class name a line") from error
     names = {" ".join(line.lower().split()) for line in lines} - {""}
     if not names & classes:
-        raise UserError(
-            f"{path}: names none of the {len(classes)} classes; give a name a line, as in the descriptions"
-        )
+        raise UserError(f"{path}: names none of the {len(classes)} classes; give a name a line, as in the descriptions")
     return names
 
 

@@ -27,10 +27,12 @@ from vivo.errors import UserError
 from vivo.files import atomic_write_json, writable_folder
 from vivo.metrics.bootstrap import Interval
 from vivo.metrics.comparison import compare_systems, compare_systems_and_seeds, mean_table
+from vivo.metrics.human import kept_human_record
 from vivo.metrics.meteor import Meteor
 from vivo.metrics.nocaps import Scores, SplitScorer, domains_note
 from vivo.metrics.spice import Spice
 from vivo.program import exits_cleanly
+from vivo.report.evaluation import human_means
 
 Scored = Mapping[str, Mapping[str, float]]
 
@@ -76,14 +78,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     compare = compare_systems_and_seeds if arguments.more_a else compare_systems
     differences = compare(scorer, a, b, arguments.resamples, arguments.seed)
     tables = mean_table(a), mean_table(b)
-    print_differences(differences, *tables)
+    human = human_means(kept_human_record(examples)) if all(len(e.captions) > 1 for e in examples) else {}
+    print_differences(differences, *tables, human)
     sizes = {part: row["pictures"] for part, row in a[0].table.items() if "pictures" in row}
-    lines = [of_seeds(len(a), len(b)), *notes(a, b, domains_note(sizes, arguments.partition or ""))]
+    lines = [of_seeds(len(a), len(b)), *notes(a, b, domains_note(sizes, arguments.partition or "")), *human_note(human)]
     for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     if arguments.out:
         found = {part: {m: i._asdict() for m, i in row.items()} for part, row in differences.items()}
-        atomic_write_json(arguments.out, found | {"notes": lines})
+        atomic_write_json(arguments.out, found | {"notes": lines} | ({"human": human} if human else {}))
         print(f"written: {arguments.out}")
     if arguments.html:
         from vivo.report.comparison_page import write_comparison
@@ -102,13 +105,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.pictures,
             lines,
             provenance,
+            human,
         )
         print(f"written: {arguments.html}")
 
 
-def print_differences(differences: Mapping[str, Mapping[str, Interval]], a: Scored, b: Scored) -> None:
-    """One row a domain and metric: both values, the difference, its interval, the verdict."""
-    view = Table("", "metric", "A", "B", "A - B", title="A against B")
+def print_differences(differences: Mapping[str, Mapping[str, Interval]], a: Scored, b: Scored, human: Scored) -> None:
+    """One row a domain and metric: the references' score, both values, the difference, its interval, the verdict."""
+    view = Table("", "metric", "[dim]references[/]", "A", "B", "A - B", title="A against B")
     view.add_column("95 % interval", no_wrap=True)
     view.add_column("", no_wrap=True)
     for part, row in differences.items():
@@ -116,7 +120,17 @@ def print_differences(differences: Mapping[str, Mapping[str, Interval]], a: Scor
             digits = 3 if metric.startswith("F1") else 1
             values = (a[part][metric], b[part][metric], *interval)
             shown_a, shown_b, difference, low, high = (f"{value:.{digits}f}" for value in values)
-            view.add_row(part, metric, shown_a, shown_b, difference, f"{low} .. {high}", verdict(interval))
+            people = human.get(part, {}).get(metric)
+            view.add_row(
+                part,
+                metric,
+                "" if people is None else f"[dim]{people:.1f}[/]",
+                shown_a,
+                shown_b,
+                difference,
+                f"{low} .. {high}",
+                verdict(interval),
+            )
     Console().print(view)
 
 
@@ -128,6 +142,11 @@ def of_seeds(a: int, b: int) -> str:
             "With --more-a and --more-b they speak of seeds too."
         )
     return f"Means of {a} seeds of A and {b} of B; the intervals speak of pictures and seeds."
+
+
+def human_note(human: Scored) -> list[str]:
+    """What the references' own scores are."""
+    return ["references: each reference caption against its picture's others, mean over pictures."] if human else []
 
 
 def notes(a: Sequence[Scores], b: Sequence[Scores], domains: str) -> list[str]:

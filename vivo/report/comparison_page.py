@@ -52,6 +52,7 @@ class TableRow:
     difference: str
     interval: str
     role: str
+    human: str
 
 
 def write_comparison(
@@ -66,6 +67,7 @@ def write_comparison(
     pictures: Path | None = None,
     notes: Sequence[str] = (),
     provenance: Mapping[str, str] | None = None,
+    human: Scored | None = None,
 ) -> None:
     """Write the page, whole or not at all, and small copies of the pictures into the folder beside it.
 
@@ -76,6 +78,7 @@ def write_comparison(
         examples: the pictures that `scorer` has the references of, in its order.
         pictures: folder of the picture files; None: a page without pixels.
         notes: what must be known beside the table. provenance: the footer, beside the names.
+        human: part -> metric -> the reference captions' own score.
 
     Raises:
         UserError: none of the pictures is there, one cannot be read, or `path` cannot be written.
@@ -106,8 +109,9 @@ def write_comparison(
         tiles=make_tiles(shown),
         sentences=make_sentences(tables, differences),
         verdicts=VERDICTS,
-        table=make_table(tables, differences),
+        table=make_table(tables, differences, human or {}),
         charts=make_charts(differences),
+        with_human=bool(human),
         notes=[plain_text(note) for note in notes],
         novel_known=bool(classes),
     )
@@ -179,7 +183,9 @@ def make_sentences(
     return found
 
 
-def make_table(tables: tuple[Scored, Scored], differences: Mapping[str, Mapping[str, Interval]]) -> list[TableRow]:
+def make_table(
+    tables: tuple[Scored, Scored], differences: Mapping[str, Mapping[str, Interval]], human: Scored
+) -> list[TableRow]:
     """Everything that was compared; F1 of objects, which is over all pictures, at the end."""
     rows, of_objects = [], []
     for part, metrics in differences.items():
@@ -197,6 +203,7 @@ def make_table(tables: tuple[Scored, Scored], differences: Mapping[str, Mapping[
                     _signed(change.value, digits),
                     f"{_minus(change.low, digits)} … {_minus(change.high, digits)}",
                     role_of(change),
+                    f"{human[part][metric]:.{digits}f}" if metric in human.get(part, {}) else "",
                 )
             )
     return rows + of_objects
