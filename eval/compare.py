@@ -131,7 +131,8 @@ def print_differences(differences: Mapping[str, Mapping[str, Interval]], a: Scor
                 f"{low} .. {high}",
                 verdict(interval),
             )
-    Console().print(view)
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(view)
 
 
 def of_seeds(a: int, b: int) -> str:
