@@ -1,6 +1,8 @@
 """Captions for the pictures of a RegionStore: predictions.json and its header with the decode settings.
 
-python eval/predict.py configs/eval/world.yaml checkpoint=runs/demo/vivo out=runs/eval decode.beam=5
+    python eval/predict.py configs/eval/world.yaml checkpoint=runs/demo/vivo out=runs/eval decode.beam=5
+
+Or, by a captioner that sees pixels (Show and Tell), for the files in `pictures`; with `ensemble`, by several models.
 """
 
 import argparse
@@ -23,11 +25,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from vivo.data.nocaps import read_pictures
     from vivo.data.predictions import constraints_path, read_header
     from vivo.prediction import predict_split
+    from vivo.show_and_tell.pictures import files_of
 
-    image_ids = [example.image_id for example in read_pictures(config.references)]  # never their captions
-    out = Path(config.out) / "predictions.json"
-    checkpoint, regions = Path(config.checkpoint), Path(config.regions)
-    predict_split(checkpoint, regions, image_ids, config.tags, config.decode, out, tag_file=config.tag_file)
+    examples = read_pictures(config.references)  # never their captions
+    image_ids, out = [example.image_id for example in examples], Path(config.out) / "predictions.json"
+    checkpoint, others = Path(config.checkpoint), [Path(p.strip()) for p in config.ensemble.split(",") if p.strip()]
+    seen = files_of(examples, config.pictures) if config.pictures else Path(config.regions)
+    predict_split(
+        checkpoint, seen, image_ids, config.tags, config.decode, out, tag_file=config.tag_file, ensemble=others
+    )
     print(out)
     if made := read_header(out).get("constraints"):
         print(

@@ -22,18 +22,30 @@ the work of a training step. Both are exact.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForPreTraining, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from vivo.caching import TextCache
-from vivo.errors import UserError
+from vivo.captioning import CaptioningModel, Collate
+from vivo.data.collate import ContextCollator, Limits
+from vivo.decoding.search import Step
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing, context_places, true_places
+
+if TYPE_CHECKING:
+    from vivo.data.regions import RegionStore
 
 CAPTION_SEGMENT = 0
 Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -355,6 +367,10 @@ class _VivoWithHead(VivoPreTrainedModel):
             self.head.output.weight.requires_grad_(not embeddings)
         self.head.bias.requires_grad_(not output_bias)
 
+    def checkpoint_activations(self) -> None:
+        """Recompute each layer in the backward pass."""
+        self.vivo.activation_checkpointing = True
+
     def encode_context(self, batch: dict[str, Tensor], wanted: Tensor | None = None) -> Context:
         """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""
         return self.vivo.encode_context(
@@ -414,31 +430,31 @@ class VivoForTagPretraining(_VivoWithHead):
         return {"logits": self.tag_logits(batch)}
 
 
-class VivoForCaptioning(_VivoWithHead):
+class VivoForCaptioning(CaptioningModel, _VivoWithHead):
     """Caption tokens given tags and regions: in fine-tuning, and in pre-training on image-sentence pairs alone."""
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"logits"}, see `caption_logits`."""
         return {"logits": self.caption_logits(batch)}
 
-    def check_can_caption(self, where: str) -> None:
-        """Refuse a checkpoint that has seen no captions, or only in pre-training: what it writes would be noise."""
-        if self.config.training_stage != "captions":
-            raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
+    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collate:
+        """Tags and regions, see vivo/data/collate.py."""
+        return ContextCollator(tokenizer, Limits.of(self.config))
 
-    def generate(self, num_beams: int = 1, max_new_tokens: int = 20, **batch: Tensor | list[str]) -> Tensor:
-        """Captions in the habit of transformers: `model.generate(**processor(pictures), num_beams=5)`.
+    def encode_pictures(self, batch: dict[str, Tensor]) -> Context:
+        """The context, to be read by its keys and values alone."""
+        return self.encode_context(batch, torch.empty(0, dtype=torch.int64, device=batch["region_mask"].device))
 
-        Returns:
-            int64 [B, longest]: the best caption of each picture, [SEP] behind it, then padding.
-        """
-        from vivo.config import DecodeConfig
-        from vivo.prediction import caption_batch  # which imports this module
+    def step(self, context: Context, room: int = 0) -> Step:
+        """See `vivo.prediction.CachedStep`."""
+        from vivo.prediction import CachedStep  # which imports this module
 
-        self.check_can_caption(self.name_or_path or type(self).__name__)
-        found = caption_batch(self, batch, DecodeConfig(beam=num_beams, max_tokens=max_new_tokens))
-        rows = [torch.tensor([*best.tokens, self.config.sep_token_id]) for best, *_ in found]
-        return nn.utils.rnn.pad_sequence(rows, True, self.config.pad_token_id).to(self.device)
+        return CachedStep(self, context, room)
+
+    def check_store(self, store: "RegionStore") -> None:
+        """The features must come from the detector that the model was trained on, and none be always cut off."""
+        store.check_compatible(self.config.region_fingerprint, self.config.feature_size)
+        store.check_all_fit(self.config.max_regions)
 
 
 class VivoForPretraining(_VivoWithHead):

@@ -1,35 +1,39 @@
-"""Captions for batches: the model under a search of vivo/decoding, with its keys and values cached.
+"""Captions for batches: a captioner (vivo/captioning.py) under a search of vivo/decoding.
 
-Tags and regions are encoded once per picture and shared by all its beams: the K beams of a picture
-stand side by side in the length dimension, kept apart by the mask, so the context is not copied for
-each of them. A step costs two positions a beam: the last token, whose keys and values are kept, and a
+VIVO's own step has its keys and values cached. Tags and regions are encoded once per picture and shared by all its
+beams: the K beams of a picture stand side by side in the length dimension, kept apart by the mask, so the context is
+not copied for each of them. A step costs two positions a beam: the last token, whose keys and values are kept, and a
 [MASK] behind it, whose output is the next token (Hu et al. 2021, Fig. 2c).
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vivo.caching import TextCache
+from vivo.captioners import captioner_class, load_captioner
+from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig
-from vivo.data.collate import Batch, ContextCollator, Limits, to_device
+from vivo.data.collate import Batch, picture_rows, to_device
 from vivo.data.predictions import constraints_path, write_predictions
 from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
-from vivo.decoding.rules import AtLeast, NoRepeat
+from vivo.decoding.rules import AtLeast, Never, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
+from vivo.ensemble import Ensemble
+from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.modeling import Context, VivoForCaptioning
 from vivo.self_tagging import open_tag_source
-from vivo.weights import load_model
+from vivo.show_and_tell.pictures import PictureReader, PictureStore
 
 if TYPE_CHECKING:
     from vivo.constrained_prediction import ConstrainedCaptions
@@ -72,15 +76,15 @@ class CachedStep:
 
 
 @torch.inference_mode()
-def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) -> list[list[Hypothesis]]:
-    """Hypotheses of each picture of a batch (tag and region keys of data/collate.py), best first."""
+def caption_batch(model: CaptioningModel, batch: Batch, decode: DecodeConfig) -> list[list[Hypothesis]]:
+    """Hypotheses of each picture of a batch (of the model's own collator), best first."""
     config = model.config
     limit = min(decode.max_tokens, config.max_caption_tokens - 1)
-    nothing = torch.empty(0, dtype=torch.int64, device=batch["tag_ids"].device)
-    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam * (limit + 1))
-    pictures, device = batch["region_mask"].shape[0], batch["region_mask"].device
+    step = model.step(model.encode_pictures(batch), decode.beam * (limit + 1))
+    rows = picture_rows(batch)
+    pictures, device = rows.shape[0], rows.device
     ends = (config.cls_token_id, config.sep_token_id)
-    rules = decoding_rules(decode, config.sep_token_id)
+    rules = decoding_rules(decode, config.sep_token_id, model.never_said)
     if decode.conventions == "oscar":
         if decode.beam == 1:
             return [[h] for h in oscar_greedy_search(step, pictures, *ends, limit, device, rules)]
@@ -101,9 +105,9 @@ def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) 
     )
 
 
-def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
-    """What the configuration forbids a search to write."""
-    rules: list[Rule] = []
+def decoding_rules(decode: DecodeConfig, end: int, never: Sequence[int] = ()) -> list[Rule]:
+    """What the configuration, and the captioner itself (`never`), forbids a search to write."""
+    rules: list[Rule] = [Never(never)] if never else []
     if decode.no_repeat:
         rules.append(NoRepeat(decode.no_repeat))
     if decode.min_tokens:
@@ -111,17 +115,16 @@ def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
     return rules
 
 
-def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, VivoForCaptioning]:
+def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, CaptioningModel]:
     """Tokenizer and model for the features of `store`; features of another detector are refused."""
-    model = load_model(VivoForCaptioning, checkpoint).eval()
+    model = load_captioner(checkpoint).eval()
     model.check_can_caption(str(checkpoint))
-    store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
-    store.check_all_fit(model.config.max_regions)
+    model.check_store(store)
     return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def decode_pictures(
-    model: VivoForCaptioning,
+    model: CaptioningModel,
     tokenizer: PreTrainedTokenizerFast,
     store: RegionStore,
     image_ids: Sequence[str],
@@ -137,7 +140,7 @@ def decode_pictures(
         shown: for a control, the picture whose regions and tags the model gets instead of its own.
         constrained: the search with constraints, where there are any.
     """
-    collator = ContextCollator(tokenizer, Limits.of(model.config))
+    collator = model.collator(tokenizer)
     results: dict[str, list[Hypothesis]] = {}
     for first in range(0, len(image_ids), decode.batch_size):
         ids = image_ids[first : first + decode.batch_size]
@@ -151,7 +154,7 @@ def decode_pictures(
 
 
 def caption_pictures(
-    model: VivoForCaptioning,
+    model: CaptioningModel,
     tokenizer: PreTrainedTokenizerFast,
     store: RegionStore,
     image_ids: Sequence[str],
@@ -165,23 +168,45 @@ def caption_pictures(
     return {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in found.items()}
 
 
+def open_store(checkpoint: Path, regions: Path | Mapping[str, Path]) -> Any:
+    """The RegionStore at a path, or picture files (by id) as the captioner in `checkpoint` cuts them.
+
+    Raises:
+        UserError: no such store, or picture files for a captioner that wants regions.
+    """
+    if isinstance(regions, Path):
+        return RegionStore(regions)
+    kind = captioner_class(checkpoint)
+    if not kind.reads_pixels:
+        raise UserError(f"{checkpoint}: takes regions, not pictures; give regions instead")
+    config = kind.config_class.from_pretrained(checkpoint)
+    folder = next(iter(regions.values())).parent if regions else Path()
+    return PictureStore(regions, folder, PictureReader(config.picture_size, config.picture_resize))
+
+
 def predict_split(
     checkpoint: Path,
-    regions: Path,
+    regions: Path | Mapping[str, Path],
     image_ids: Sequence[str],
     tags: str,
     decode: DecodeConfig,
     out: Path,
     shown: Mapping[str, str] | None = None,
     tag_file: str = "",
+    ensemble: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Caption a split and write `out` with its header. Returns the captions by picture id.
 
     Args:
+        regions: a RegionStore; or, of a captioner that sees pixels, the file of each picture.
         tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
+        ensemble: further checkpoints, whose probabilities are averaged with those of the first.
     """
-    store = RegionStore(regions)
+    store = open_store(checkpoint, regions)
     tokenizer, model = load_captioning_model(checkpoint, store)
+    if ensemble:
+        others = [load_captioning_model(other, store) for other in ensemble]
+        model = Ensemble([model, *(other for _, other in others)], [tokenizer, *(own for own, _ in others)])
     writable_folder(out.parent)  # before the work, not behind it
     source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger", model.config.tags_as_text)
     constrained = None
@@ -199,6 +224,8 @@ def predict_split(
         "pictures": len(found),
         "control": "another picture's regions and tags" if shown else "",
     }
+    if ensemble:
+        header["ensemble"] = [sha256_of(other / "model.safetensors") for other in ensemble]
     if constrained:
         header["constraints"] = constrained.summary()
         constrained.write(out)

@@ -119,9 +119,12 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
     """The plan of `config` on `gpus` processes.
 
     Raises:
-        UserError: the global batch does not divide by the processes, or a process's part by the micro-batch.
+        UserError: the global batch does not divide by the processes, or a process's part by the micro-batch; another
+            captioner than VIVO's.
     """
     optim = config.optim
+    if config.objective == "show_and_tell":
+        raise UserError("--estimate and --dry-run know VIVO's model alone; Show and Tell has --print-config")
     if optim.batch_size % gpus:
         raise UserError(f"optim.batch_size: {optim.batch_size} does not divide by {gpus} processes")
     per_process = optim.batch_size // gpus
