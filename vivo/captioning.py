@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from vivo.data.collate import Batch
-from vivo.data.types import Regions
 from vivo.decoding.search import Step
 from vivo.errors import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # transformers imports the models, and these import transformers
+    from vivo.data.types import Regions
     from vivo.detectors.base import Detector
 
-Collate = Callable[[Sequence[tuple[str, list[str], Regions]]], Batch]
+Batch = dict[str, Tensor | list[str]]
+Collate = Callable[[Sequence[tuple[str, list[str], "Regions"]]], Batch]
 """Makes a batch of (picture id, tags, what is known of the picture)."""
 
 

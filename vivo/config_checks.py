@@ -114,15 +114,15 @@ def check_training(config: "TrainConfig") -> None:
 
 def _check_show_and_tell(config: "TrainConfig") -> None:
     """What the CNN + LSTM captioner cannot do."""
-    recurrent, data = config.show_and_tell, config.data
-    if recurrent.picture_resize and recurrent.picture_resize < recurrent.picture_size:
+    show_and_tell, data = config.show_and_tell, config.data
+    if show_and_tell.picture_resize and show_and_tell.picture_resize < show_and_tell.picture_size:
         raise UserError(
-            f"show_and_tell.picture_resize: {recurrent.picture_resize} is less than show_and_tell.picture_size, "
-            f"{recurrent.picture_size}; give 0 to squash pictures to that size"
+            f"show_and_tell.picture_resize: {show_and_tell.picture_resize} is less than show_and_tell.picture_size, "
+            f"{show_and_tell.picture_size}; give 0 to squash pictures to that size"
         )
-    if not recurrent.freeze_encoder and not data.pictures:
+    if not show_and_tell.freeze_encoder and not data.pictures:
         raise UserError("data.pictures: is needed to train the encoder: the folder of the picture files")
-    if recurrent.freeze_encoder and data.regions and recurrent.augment != "none":
+    if show_and_tell.freeze_encoder and data.regions and show_and_tell.augment != "none":
         raise UserError(
             "show_and_tell.augment: the outputs of a frozen encoder are computed once, of pictures as they are; give "
             "none, or leave out data.regions, and they are computed in each update"

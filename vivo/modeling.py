@@ -39,7 +39,6 @@ from transformers import (
 
 from vivo.caching import TextCache
 from vivo.captioning import CaptioningModel, Collate
-from vivo.data.collate import ContextCollator, Limits
 from vivo.decoding.search import Step
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing, context_places, true_places
@@ -439,6 +438,8 @@ class VivoForCaptioning(CaptioningModel, _VivoWithHead):
 
     def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collate:
         """Tags and regions, see vivo/data/collate.py."""
+        from vivo.data.collate import ContextCollator, Limits  # which imports transformers, which imports this module
+
         return ContextCollator(tokenizer, Limits.of(self.config))
 
     def encode_pictures(self, batch: dict[str, Tensor]) -> Context:

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -67,12 +66,16 @@ def pixel_scaling(network: nn.Module, name: str, packaged: bool = False) -> tupl
     """Mean and deviation of the pixels 0..255, by channel, that a timm model wants."""
     if packaged and name == LITE0:
         return [127.0] * 3, [128.0] * 3
+    import timm  # here: whoever imports transformers' auto classes imports this module
+
     pixels = timm.data.resolve_data_config({}, model=network)
     return [255 * m for m in pixels["mean"]], [255 * s for s in pixels["std"]]
 
 
 def untrained(name: str, pretrained: bool = False, who: str = "grid") -> nn.Module:
     """timm's model without classifier, cut where the name says so; with `pretrained` its weights are downloaded."""
+    import timm
+
     plain, _, stages = name.partition("/")
     if not timm.is_model(plain):
         raise UserError(f"{who}: timm {timm.__version__} has no model {plain!r}; timm.list_models() names them")

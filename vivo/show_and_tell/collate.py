@@ -28,17 +28,10 @@ from vivo.data.padding import padded
 from vivo.data.text import encode_caption
 from vivo.data.types import Regions
 from vivo.randomness import example_generator
-from vivo.show_and_tell.pictures import Pixels
+from vivo.show_and_tell.pictures import picture_keys
 
 Example = tuple[int, str, list[str], list[str], Regions]
 """Epoch, picture id, tags (none), captions, pixels or features."""
-
-
-def picture_keys(pictures: Sequence[Regions]) -> Batch:
-    """`pixels` or `features`."""
-    if isinstance(pictures[0], Pixels):
-        return {"pixels": torch.stack([p.pixels for p in pictures])}
-    return {"features": torch.from_numpy(np.stack([p.features[0] for p in pictures]))}
 
 
 def recurrent_captions(rows: Sequence[Sequence[Sequence[int]]], tokenizer: PreTrainedTokenizerFast) -> Batch:
@@ -53,15 +46,6 @@ def recurrent_captions(rows: Sequence[Sequence[Sequence[int]]], tokenizer: PreTr
         "target_index": torch.tensor(places, dtype=torch.int64),
         "target_ids": torch.tensor([t for tokens in captions for t in tokens[1:]], dtype=torch.int64),
     }
-
-
-class PictureCollator:
-    """Pictures to caption, from (picture id, tags, pixels or features); tags are not looked at."""
-
-    def __call__(self, examples: Sequence[tuple[str, list[str], Regions]]) -> Batch:
-        batch = picture_keys([picture for *_, picture in examples])
-        batch["image_ids"] = [image_id for image_id, *_ in examples]
-        return batch
 
 
 class SentenceCollator:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from vivo.detectors.backbone import map_of, normalised, untrained
 from vivo.detectors.whole import WholePictureDetector, WholeSettings
-from vivo.show_and_tell.folding import fold
 from vivo.show_and_tell.model_config import ShowAndTellConfig
 
 
@@ -51,6 +50,8 @@ class ImageEncoder(nn.Module):
     def _fold_once(self) -> None:
         """The same function with less work (vivo/show_and_tell/folding.py); not before the first pictures come, when
         weights and device are there."""
+        from vivo.show_and_tell.folding import fold  # it needs timm, which takes seconds to import
+
         self.folded = True
         size, weight = self.config.picture_size, next(self.network.parameters())
         noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight)

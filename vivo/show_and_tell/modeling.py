@@ -24,10 +24,9 @@ from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers import initialization as init
 
 from vivo.captioning import CaptioningModel, Collate
-from vivo.show_and_tell.collate import PictureCollator
 from vivo.show_and_tell.encoder import ImageEncoder
 from vivo.show_and_tell.model_config import ShowAndTellConfig
-from vivo.show_and_tell.pictures import PictureReader, PictureStore
+from vivo.show_and_tell.pictures import PictureCollator, PictureReader, PictureStore
 
 if TYPE_CHECKING:
     from vivo.data.regions import RegionStore

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as colours
 from PIL import Image
 from torch import Tensor
 
@@ -86,6 +85,8 @@ class PictureReader:
 def distorted(pixels: Tensor, generator: np.random.Generator) -> Tensor:
     """uint8 [3, S, S] with other brightness, saturation, hue and contrast. As published, but for saturation: a blend
     with grey, where the original scales it in HSV."""
+    import torchvision.transforms.v2.functional as colours  # here: importing the model must be quick
+
     brightness = generator.uniform(-BRIGHTNESS, BRIGHTNESS)
     saturation, contrast = generator.uniform(*SATURATION), generator.uniform(*CONTRAST)
     hue = generator.uniform(-HUE, HUE)
@@ -160,6 +161,22 @@ class PictureStore:
                 f"{self.path}: pictures are read at {self.reader.size} pixels (squashed to {self.reader.resize}), the "
                 f"model knows {size} ({resize}); take the model's sizes"
             )
+
+
+def picture_keys(pictures: Sequence[Regions]) -> dict[str, Tensor | list[str]]:
+    """`pixels` uint8 [B, 3, S, S], or `features` float16 [B, F] of a RegionStore of whole pictures."""
+    if isinstance(pictures[0], Pixels):
+        return {"pixels": torch.stack([p.pixels for p in pictures])}
+    return {"features": torch.from_numpy(np.stack([p.features[0] for p in pictures]))}
+
+
+class PictureCollator:
+    """Pictures to caption, from (picture id, tags, pixels or features); tags are not looked at."""
+
+    def __call__(self, examples: Sequence[tuple[str, list[str], Regions]]) -> dict[str, Tensor | list[str]]:
+        batch = picture_keys([picture for *_, picture in examples])
+        batch["image_ids"] = [image_id for image_id, *_ in examples]
+        return batch
 
 
 def files_of(examples: Sequence[CaptionExample], folder: str | Path) -> dict[str, Path]:

@@ -18,9 +18,8 @@ from vivo.data.collate import Batch
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.detectors.pictures import open_picture
 from vivo.errors import UserError
-from vivo.show_and_tell.collate import PictureCollator
 from vivo.show_and_tell.model_config import ShowAndTellConfig
-from vivo.show_and_tell.pictures import PictureReader
+from vivo.show_and_tell.pictures import PictureCollator, PictureReader
 
 
 class ShowAndTellProcessor(ProcessorMixin):

@@ -73,31 +73,33 @@ def starting_model(config: TrainConfig, captions: Sequence[str]) -> tuple[PreTra
         captions: of the training pictures, whose words become the vocabulary.
     """
     seed_start(config.seed)
-    recurrent = config.show_and_tell
+    show_and_tell = config.show_and_tell
     changes = {
         "dropout": config.model.dropout,
-        "encoder_dropout": recurrent.encoder_dropout,
+        "encoder_dropout": show_and_tell.encoder_dropout,
         "training_stage": "captions",
     }
     if config.init == "random":
         tokenizer = _tokenizer(config, captions)
-        network, mean, std = open_backbone(recurrent.encoder, recurrent.weights, recurrent.sha256, "show_and_tell")
+        network, mean, std = open_backbone(
+            show_and_tell.encoder, show_and_tell.weights, show_and_tell.sha256, "show_and_tell"
+        )
         names = ("pad", "unk", "cls", "sep", "mask")
         model = ShowAndTell(
             ShowAndTellConfig(
                 vocab_size=len(tokenizer),
-                encoder=recurrent.encoder,
+                encoder=show_and_tell.encoder,
                 feature_size=network.num_features,
-                picture_size=recurrent.picture_size,
-                picture_resize=recurrent.picture_resize or recurrent.picture_size,
+                picture_size=show_and_tell.picture_size,
+                picture_resize=show_and_tell.picture_resize or show_and_tell.picture_size,
                 pixel_mean=mean,
                 pixel_std=std,
-                standardise_features=recurrent.standardise_features,
-                embedding_size=recurrent.embedding_size,
-                lstm_size=recurrent.lstm_size,
-                initializer_range=recurrent.init_range,
+                standardise_features=show_and_tell.standardise_features,
+                embedding_size=show_and_tell.embedding_size,
+                lstm_size=show_and_tell.lstm_size,
+                initializer_range=show_and_tell.init_range,
                 max_caption_tokens=config.model.max_caption_tokens,
-                words=recurrent.vocabulary == "words",
+                words=show_and_tell.vocabulary == "words",
                 **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names},
                 **changes,
             )
@@ -107,10 +109,10 @@ def starting_model(config: TrainConfig, captions: Sequence[str]) -> tuple[PreTra
         if captioner_class(config.init) is not ShowAndTell:
             raise UserError(f'init {config.init}: is no Show and Tell model; give one, or "random"')
         tokenizer, model = load_tokenizer(config.init), load_model(ShowAndTell, config.init, **changes)
-    model.freeze_encoder(recurrent.freeze_encoder, recurrent.batch_norm)
+    model.freeze_encoder(show_and_tell.freeze_encoder, show_and_tell.batch_norm)
     # while the encoder is trained, no store of its outputs can be right
     model.config.region_fingerprint = (
-        fingerprint_of(model.encoder.detector().fingerprint()) if recurrent.freeze_encoder else ""
+        fingerprint_of(model.encoder.detector().fingerprint()) if show_and_tell.freeze_encoder else ""
     )
     return tokenizer, model
 
@@ -125,15 +127,15 @@ def _tokenizer(config: TrainConfig, captions: Sequence[str]) -> PreTrainedTokeni
 
 def captioned_pictures(config: TrainConfig, examples: Sequence[CaptionExample], model: ShowAndTell) -> CaptionPictures:
     """The training pictures, as outputs of the frozen encoder or as pixels; the model gets its statistics of them."""
-    data, recurrent = config.data, config.show_and_tell
-    if recurrent.freeze_encoder and data.regions:
+    data, show_and_tell = config.data, config.show_and_tell
+    if show_and_tell.freeze_encoder and data.regions:
         store: RegionStore | PictureStore = encoder_outputs(model, data.regions, examples, data.pictures)
         pictures = CaptionPictures(examples, store, TagSource("none"), data.region_dropout, config.seed)
     else:
         store = PictureStore.of(examples, data.pictures, model.reader())
-        pictures = CaptionedPixels(examples, store, config.seed, recurrent.augment)
+        pictures = CaptionedPixels(examples, store, config.seed, show_and_tell.augment)
     model.check_store(store)
-    if config.init == "random" and recurrent.standardise_features:
+    if config.init == "random" and show_and_tell.standardise_features:
         ids = pictures.image_ids[:: max(1, len(pictures) // STATISTICS_PICTURES)]
         if isinstance(store, RegionStore):
             sample = [store[i].features for i in ids]
