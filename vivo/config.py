@@ -179,9 +179,10 @@ class RecurrentConfig:
     augment: str = one_of("none", "flip", "cut", "distort")
     # The encoder as it is (its outputs are computed once, into `data.regions`), or trained with the rest.
     freeze_encoder: bool = True
-    # Batch norms of a trained encoder: with the statistics that they have, or with those of each batch, which they
-    # then learn.
+    # Batch norms of a trained encoder: with the statistics that they have, or with those of each batch, of which they
+    # learn, with each, this share.
     batch_norm: str = one_of("frozen", "trained")
+    batch_norm_momentum: float = between(0.1, 0.0, 1.0)
     # Dropout on the output of a trained encoder.
     encoder_dropout: float = between(0.0, 0.0, 1.0)
     # Standardise each number of the encoder's output by the training set's statistics, taken once when training starts.

@@ -77,10 +77,17 @@ class ShowAndTell(CaptioningModel, PreTrainedModel):
                     if name == "bias_ih_l0":  # gates: input, forget, cell, output
                         parameter[self.config.lstm_size : 2 * self.config.lstm_size] = 1.0
 
-    def freeze_encoder(self, frozen: bool, batch_norm: str = "frozen") -> None:
-        """Whether the encoder is trained, and with which batch norms; see `ImageEncoder`."""
+    def freeze_encoder(self, frozen: bool, batch_norm: str = "frozen", momentum: float = 0.1) -> None:
+        """Whether the encoder is trained, and with which batch norms; see `ImageEncoder`.
+
+        Args:
+            momentum: of batch norms that are trained: what they learn of the statistics of one batch.
+        """
         self.config.encoder_frozen, self.config.batch_norm = frozen, batch_norm
         self.encoder.requires_grad_(not frozen)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
         self.encoder.train(self.training)
 
     def set_statistics(self, features: Tensor) -> None:

@@ -109,8 +109,8 @@ def starting_model(config: TrainConfig, captions: Sequence[str]) -> tuple[PreTra
         if captioner_class(config.init) is not ShowAndTell:
             raise UserError(f'init {config.init}: is no Show and Tell model; give one, or "random"')
         tokenizer, model = load_tokenizer(config.init), load_model(ShowAndTell, config.init, **changes)
-    model.freeze_encoder(show_and_tell.freeze_encoder, show_and_tell.batch_norm)
-    # while the encoder is trained, no store of its outputs can be right
+    model.freeze_encoder(show_and_tell.freeze_encoder, show_and_tell.batch_norm, show_and_tell.batch_norm_momentum)
+    # While the encoder is trained, no store of its outputs can be right
     model.config.region_fingerprint = (
         fingerprint_of(model.encoder.detector().fingerprint()) if show_and_tell.freeze_encoder else ""
     )

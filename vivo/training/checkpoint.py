@@ -279,9 +279,11 @@ def whole_copy(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrai
 
 
 def _like(value: Tensor, own: Tensor) -> Tensor:
-    """`value` on the device of `own`, and sharded as it is."""
-    value = value.to(own.device)
-    return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+    """`value` on the device of `own`, sharded as it is, and in its memory format: a fused optimizer goes through
+    weight, gradient and state in the order in which they lie (those of a channels-last encoder got mixed up)."""
+    if isinstance(own, DTensor):
+        return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return torch.empty_like(own, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ _MODEL = {
     ),
 }
 # Of the training of a CNN + LSTM captioner.
-_SHOW_AND_TELL = ("augment", "scheduled_sampling", "scheduled_from")
+_SHOW_AND_TELL = ("augment", "batch_norm_momentum", "encoder_dropout", "scheduled_sampling", "scheduled_from")
 
 
 def identity(
