@@ -25,11 +25,12 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 def small_model(words: int | None = None, seed: int = 0, spread: float = 0.3, **more) -> ShowAndTell:
     """Random weights, large enough that nothing agrees by chance."""
     torch.manual_seed(seed)
-    shape = {"embedding_size": 12, "lstm_size": 10, "feature_size": 24, "dropout": 0.0, "max_caption_tokens": 12}
-    config = ShowAndTellConfig(
-        vocab_size=words or len(small_tokenizer()), picture_size=SIZE, picture_resize=SIZE, training_stage="captions",
-        **shape | {"encoder": ENCODER} | more,
-    )  # fmt: skip
+    shape = {
+        "vocab_size": words or len(small_tokenizer()), "encoder": ENCODER, "feature_size": 24, "picture_size": SIZE,
+        "picture_resize": SIZE, "embedding_size": 12, "lstm_size": 10, "dropout": 0.0, "max_caption_tokens": 12,
+        "training_stage": "captions",
+    }  # fmt: skip
+    config = ShowAndTellConfig(**shape | more)
     model = ShowAndTell(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
