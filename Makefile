@@ -72,8 +72,10 @@ photographs: $(READY)
 	test -f $(OUT)/benchmark/tagger/tags.jsonl || $(VENV)/bin/python pretrain/train_tagger.py --regions $(OUT)/benchmark/regions/training $(OUT)/benchmark/regions/evaluation --tags $(OUT)/benchmark/tags.jsonl --out $(OUT)/benchmark/tagger
 	$(VENV)/bin/vivo novel $(OUT)/benchmark --pictures "$(PHOTOGRAPHS)" --out $(OUT)/results --seeds $(SEEDS) --jobs $(JOBS)
 
+# Two files at a time: most of the suite is one-threaded. TEST_PROCESSES=0 runs it in one process.
+TEST_PROCESSES ?= 2
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -89,6 +89,7 @@ class Caption:
     text: str
     score: float
     tags: list[str] = field(default_factory=list)
+    trace: None = None
 
 
 def test_caption_prints_caption_score_and_tags(
@@ -102,7 +103,7 @@ def test_caption_prints_caption_score_and_tags(
             assert folder == tmp_path
             return cls()
 
-        def caption_files(self, paths: list[Path], beam: int) -> Iterator[types.SimpleNamespace]:
+        def caption_files(self, paths: list[Path], beam: int, constraints: None) -> Iterator[types.SimpleNamespace]:
             assert beam == 4
             for path in paths:
                 one = Caption("a red car", np.float32(-1.5), ["car", "red"] if path.name == "a.png" else [])

@@ -286,7 +286,7 @@ def test_each_file_carries_its_story(path: Path) -> None:
 
 
 PAIRS = {"objective", "data.pairs", "data.pairs_regions", "data.tag_dropout", "data.captions_per_picture",
-         "masking.caption", "optim.duration"}  # fmt: skip
+         "optim.duration"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

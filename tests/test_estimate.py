@@ -150,7 +150,7 @@ def test_two_kinds_of_updates(tmp_path: Path):
     plan = plan_of(load_config(PRETRAIN, [*changes, "objective=both", *files]))
     lines = {line[:16].strip(): line[16:] for line in describe(plan, None, None)}
     assert lines["steps"] == "1,000 updates (710 of tags, 290 of pairs), 8,000 pictures seen, 190.5 epochs"
-    assert lines["batch"].endswith("50 regions and 15 tag tokens, 40 of text in updates of pairs")
+    assert lines["batch"].endswith("50 regions and 15 tag tokens, 78 of text in updates of pairs")
     assert "for 42 pictures" in lines["region store"]
     assert plan_of(load_config(PRETRAIN, [*changes, "objective=pairs", *files])).pictures(None) == 12
     assert plan_of(load_config(PRETRAIN, [*changes, "objective=both", files[0]])).pictures(None) is None

@@ -115,7 +115,7 @@ OTHER = {
         ("data.named_tags_only=true", "data.named_tags_only False"),
         ("data.tag_dropout=0.5", "data.tag_dropout 0.0"),
         ("data.captions_per_picture=2", "data.captions_per_picture 1"),
-        ("masking.caption=dense", "masking.caption masked"),
+        ("masking.caption=masked", "masking.caption dense"),
         ("loss.label_smoothing=0.1", "loss.label_smoothing 0.0"),
     ],
 }
