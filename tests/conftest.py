@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What is computed once and kept (vivo/files.py: cache_folder) is kept for these tests alone.
+_cache = tempfile.TemporaryDirectory(prefix="vivo-test-cache-", ignore_cleanup_errors=True)
+os.environ["VIVO_CACHE"] = _cache.name
 set_cpu_defaults()
 
 

@@ -12,16 +12,26 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from vivo.doctor import java, machine, packages
+from vivo.doctor import machine, packages
 from vivo.doctor import weights_and_biases as wandb_checks
 from vivo.doctor.interfaces import addresses
+from vivo.metrics.spice import CORENLP
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's, without what a launcher or W&B would have set; with the code beside this file."""
-    dropped = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "WANDB_API_KEY", "WANDB_BASE_URL", "JAVA_TOOL_OPTIONS", "TMPDIR")
+    dropped = (
+        "WORLD_SIZE",
+        "RANK",
+        "LOCAL_RANK",
+        "WANDB_API_KEY",
+        "WANDB_BASE_URL",
+        "JAVA_TOOL_OPTIONS",
+        "VIVO_SPICE",
+        "TMPDIR",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | changes
 
@@ -169,8 +179,10 @@ def test_docker_size_of_shared_memory(namespaces: None):
 
 
 def test_no_java_and_a_java_that_does_not_start(tmp_path: Path):
-    status, found, fix = [tuple(f.values())[1:] for f in findings("java.check_java()", PATH=str(tmp_path))][0]
-    assert (status, found) == ("warning", "not on PATH") and "default-jre-headless" in fix
+    found = {f["name"]: f for f in findings("java.check_java()", PATH=str(tmp_path))}
+    assert {name: f["status"] for name, f in found.items()} == dict.fromkeys(("java", "METEOR", "SPICE"), "warning")
+    assert found["java"]["found"] == "not on PATH" and "default-jre-headless" in found["java"]["fix"]
+    assert found["METEOR"]["found"] == "java is not on PATH"
     broken = tmp_path / "java"
     broken.write_text("#!/bin/sh\necho no heap >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -179,39 +191,37 @@ def test_no_java_and_a_java_that_does_not_start(tmp_path: Path):
 
 
 def test_java_is_found(java: str):
-    assert findings("java.check_java()")[0]["status"] == "ok"
+    assert findings("[next(java.check_java())]")[0]["status"] == "ok"
 
 
 def test_the_files_of_spice(tmp_path: Path):
+    """Where pycocoevalcap looks for them, and where VIVO_SPICE says."""
     folder = tmp_path / "pycocoevalcap" / "spice" / "lib"
     folder.mkdir(parents=True)
-    (tmp_path / "pycocoevalcap" / "__init__.py").touch()
-    place = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    names = java.CORENLP
-    status, found, fix = one("java.check_spice(17)", **place)
-    assert (status, found) == ("warning", f"{names[0]} and {names[1]} missing") and str(folder) in fix
-    (folder / names[1]).write_bytes(b"half a download")
-    with zipfile.ZipFile(folder / names[0], "w") as jar:
+    with zipfile.ZipFile(folder.parent / "spice-1.0.jar", "w") as jar:
         jar.writestr("a", "b")
-    assert one("java.check_spice(17)", **place)[1] == f"{names[1]} cut or damaged"
-    shutil.copyfile(folder / names[0], folder / names[1])
-    status, found, fix = one("java.check_spice(17)", **place)
-    assert (status, found) == ("warning", "its cache fails on Java 17")
-    options = fix.removeprefix('export JAVA_TOOL_OPTIONS="').removesuffix('"')
-    assert one("java.check_spice(17)", JAVA_TOOL_OPTIONS=options, **place)[0] == "ok"
-    assert one("java.check_spice(11)", **place)[0] == "ok"
-    assert one("java.check_spice(None)", **place)[0] == "warning"
+    place = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "VIVO_CACHE": str(tmp_path / "cache"), "PATH": str(tmp_path)}
+    first, second = CORENLP
+    code = "java.check_spice()"
+    status, found, fix = one(code, **place)
+    assert (status, found) == ("warning", f"{first} and {second} missing")
+    assert f"into {folder}, or into a folder of yours: export VIVO_SPICE=FOLDER" in fix
+    (folder / second).write_bytes(b"half a download")
+    with zipfile.ZipFile(folder / first, "w") as jar:
+        jar.writestr("a", "b")
+    assert one(code, **place)[1] == f"{second} cut or damaged"
+    shutil.copyfile(folder / first, folder / second)
+    assert one(code, **place)[:2] == ("warning", "java is not on PATH")
+    assert one(code, VIVO_SPICE=str(tmp_path), **place)[2].endswith(f"(nlp.stanford.edu) into {tmp_path}")
 
 
-def test_the_advised_options_open_what_spice_needs(java: str):
-    """A real Java takes the line that is printed."""
-    from vivo.doctor.java import OPENED
-
-    options = " ".join(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED)
-    done = subprocess.run(
-        [java, "-version"], env=environment(JAVA_TOOL_OPTIONS=options), capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+def test_meteor_is_tried(java: str, tmp_path: Path):
+    """One caption is really scored; nothing but the cache is written."""
+    status, found, _ = one("java.check_meteor()", VIVO_CACHE=str(tmp_path / "cache"))
+    assert status == "ok" and found.startswith("a caption scored: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    status, found, fix = one("java.check_meteor(0.01)", VIVO_CACHE=str(tmp_path / "cache"))
+    assert status == "warning" and found.startswith("no answer within 0.01 s")
 
 
 def test_weights_and_biases_log_in_and_network(tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vivo.errors import UserError
-from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, refuse_loss, writable_folder
+from vivo.files import atomic_folder, atomic_write_json, atomic_write_text, cache_folder, refuse_loss, writable_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -24,6 +24,21 @@ def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^cannot write into .*file/out: Not a directory; choose another place$"):
         writable_folder(tmp_path / "file" / "out")
+
+
+def test_where_what_can_be_computed_anew_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVO_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "common"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder("java") == tmp_path / "own" / "java" and names(tmp_path / "own" / "java") == []
+    monkeypatch.setenv("VIVO_CACHE", "")
+    assert cache_folder("java") == tmp_path / "common" / "vivo" / "java"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder("java") == tmp_path / "home" / ".cache" / "vivo" / "java"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIVO_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"^cannot write into .*file/java: Not a directory; export VIVO_CACHE=FOLDER"):
+        cache_folder("java")
 
 
 def test_read_only_folder_is_one_line(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from pycocoevalcap.bleu.bleu import Bleu
 
 from vivo.data.nocaps import WorldClass
 from vivo.data.types import CaptionExample
-from vivo.metrics.bootstrap import MacroF1, MeanScore, bootstrap, paired_bootstrap
+from vivo.metrics.bleu import CorpusBleu, bleu_of_sums
+from vivo.metrics.bootstrap import MacroF1, MeanScore, SumScore, bootstrap, paired_bootstrap
 from vivo.metrics.comparison import compare_systems, system_intervals
 from vivo.metrics.f1 import class_counts, f1_from_counts, macro_f1
 from vivo.metrics.nocaps import SplitScorer
@@ -96,6 +98,25 @@ def test_macro_f1_over_rare_classes_is_not_biased_twice() -> None:
         held += found.low <= expected <= found.high
         plain += 2 * found.value - found.high <= expected <= 2 * found.value - found.low
     assert held >= 26 and held > plain + 4, (held, plain)
+
+
+def test_bleu_is_recomputed_on_each_resample() -> None:
+    """Against pycocoevalcap on the resampled pictures; with seeds, the mean of theirs."""
+    words = "a dog runs on the red mat".split()
+    generator = np.random.default_rng(11)
+    texts = [[[words[i] for i in generator.integers(7, size=6)] for _ in range(3)] for _ in range(12)]
+    references, seeds = [t[1:] for t in texts], [[t[k] for t in texts] for k in (0, 1)]
+    counts = [CorpusBleu(references).counts(captions) for captions in seeds]
+    weights = generator.multinomial(12, np.full(12, 1 / 12), size=4)
+    found = SumScore(counts, lambda sums: bleu_of_sums(sums)[..., 2])(weights)
+    for row, value in zip(weights, found, strict=True):
+        drawn = np.repeat(np.arange(12), row)
+        gts = {n: [" ".join(r) for r in references[i]] for n, i in enumerate(drawn)}
+        theirs = [
+            Bleu(4).compute_score(gts, {n: [" ".join(c[i])] for n, i in enumerate(drawn)}, verbose=0)[0][2]
+            for c in seeds
+        ]
+        assert value == pytest.approx(np.mean(theirs), abs=1e-9)
 
 
 def test_classes_that_vanish_from_a_resample_leave_its_mean() -> None:

@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,10 +13,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from vivo.data.nocaps import read_nocaps
 from vivo.data.predictions import read_header, read_predictions, write_predictions
 from vivo.data.regions import RegionStoreWriter
 from vivo.data.types import Regions
 from vivo.errors import UserError
+from vivo.metrics.cider import cider_d
 
 RECORDS = [{"image_id": "7", "caption": "a dog", "score": -1.5}, {"image_id": "8", "caption": "a cat", "score": -2.0}]
 
@@ -138,6 +144,106 @@ def test_score_program_on_bad_input(files, tmp_path: Path, capsys: pytest.Captur
     assert program("score").main(["--predictions", str(tmp_path / "p.json"), "--out", str(out), *common]) == 2
     assert capsys.readouterr().err.startswith("error: 11 of 12 pictures have no prediction")
     assert not out.exists()
+
+
+MALFORMED = {
+    "wrong JSON": (b'[{"image_id": 0, "caption": "a dog"}', "line 1: not JSON"),
+    "nothing": (b"", "not JSON"),
+    "an empty list": (b"[]", "the list is empty"),
+    "an object": (b'{"0": "a dog"}', "expected a list"),
+    "nested without end": (b"[" * 100_000, "not JSON of any kind"),
+    "no id": (b'[{"caption": "a dog"}]', 'entry 0: no "image_id"'),
+    "no caption": (b'[{"image_id": 0}]', 'entry 0: no "caption"'),
+    "an id of kind null": (b'[{"image_id": null, "caption": "a"}]', "image_id: must be a whole number or text"),
+    "an id of kind true": (b'[{"image_id": true, "caption": "a"}]', "image_id: must be a whole number or text"),
+    "an id with a point": (b'[{"image_id": 0.0, "caption": "a"}]', "image_id: must be a whole number or text"),
+    "an id in two lines": (b'[{"image_id": "a\\nb", "caption": "a"}]', "must be a whole number or text, found 'a"),
+    "half a character as id": (b'[{"image_id": "\\ud83d", "caption": "a"}]', "whole number or text, found '.ud83d'"),
+    "an id of 5,000 digits": (b'[{"image_id": ' + b"9" * 5000 + b', "caption": "a"}]', "not JSON .Exceeds the limit"),
+    "a picture twice": (
+        b'[{"image_id": 0, "caption": "a"}, {"image_id": "0", "caption": "b"}]', "entry 1: picture 0 has two captions",
+    ),
+    "a caption that is NaN": (b'[{"image_id": 0, "caption": NaN}]', "NaN is no JSON value"),
+    "a score that is NaN": (b'[{"image_id": 0, "caption": "a", "score": NaN}]', "NaN is no JSON value"),
+    "a score without end": (b'[{"image_id": 0, "caption": "a", "score": -Infinity}]', "-Infinity is no JSON value"),
+    "a caption that is a number": (b'[{"image_id": 0, "caption": 5}]', "picture 0: the caption must be text, found 5"),
+    "a caption that is null": (b'[{"image_id": 0, "caption": null}]', "must be text, found None"),
+    "captions in a list": (b'[{"image_id": 0, "caption": ["a dog"]}]', "must be text, found ..a dog"),
+    "a caption of 10 MB": (
+        b'[{"image_id": 0, "caption": "' + b"dog " * 2_500_000 + b'"}]', "a caption of 10,000,000 bytes",
+    ),
+    "UTF-16": ('[{"image_id": 0, "caption": "a"}]'.encode("utf-16"), "UTF-16 text, expected UTF-8"),
+    "Latin-1": ('[{"image_id": 0, "caption": "caf\u00e9"}]'.encode("latin-1"), "not UTF-8 text"),
+    "a zip archive": (b"PK\x03\x04\xff\xfe", "not UTF-8 text"),
+    "pictures missing": (b'[{"image_id": 3, "caption": "a dog"}]', "11 of 12 pictures have no prediction"),
+    "names for ids": (  # text is a name: "img_0" is not picture 0
+        json.dumps([{"image_id": f"img_{n}", "caption": "a dog"} for n in range(12)]).encode(),
+        "12 of 12 pictures have no prediction",
+    ),
+    "a picture too many": (
+        json.dumps([{"image_id": n, "caption": "a dog"} for n in range(13)]).encode(),
+        "1 predictions are of pictures that the references do not have .first: 12",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_each_malformed_file_is_one_clear_line(files, tmp_path: Path, capsys, what: str) -> None:
+    """Through the command: status 2, one line that says where and what, and nothing is written."""
+    content, message = MALFORMED[what]
+    common = files("p.json", lambda n, animal: animal)
+    (tmp_path / "p.json").write_bytes(content)
+    out = tmp_path / "s.json"
+    assert program("score").main(["--predictions", str(tmp_path / "p.json"), "--out", str(out), *common]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and len(shown.err) < 500
+    assert re.search(message, shown.err), shown.err
+    assert not out.exists() and shown.out == ""
+
+
+def test_the_command_itself_shows_one_line(files, tmp_path: Path) -> None:
+    """A process of its own, with an output that cannot show every character."""
+    common = files("p.json", lambda n, animal: animal)
+    (tmp_path / "p.json").write_text('[{"image_id": "\\ud83d", "caption": "a"}]')
+    command = [sys.executable, str(Path(__file__).parents[1] / "eval" / "score.py"), "--out", str(tmp_path / "s.json")]
+    done = subprocess.run(
+        [*command, "--predictions", str(tmp_path / "p.json"), *common],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "LC_ALL": "C", "PYTHONUTF8": "0"},
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variant", ["plain", "text for ids", "padded ids", "a byte order mark", "line breaks", "other keys", "shuffled"]
+)
+def test_what_is_accepted_scores_the_same(files, tmp_path: Path, capsys, variant: str) -> None:
+    """42, "42" and "000000000042" are one picture; a byte order mark and line breaks are nothing."""
+    common = files("p.json", lambda n, animal: f"a {animal} on mat {n}")
+    records = json.loads((tmp_path / "p.json").read_text())
+    separators = ["\n", "\r", "\r\n", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85", "\t", "\u00a0", "\u3000"]
+    for n, record in enumerate(records):
+        if variant == "text for ids":
+            record["image_id"] = str(n)
+        elif variant == "padded ids":
+            record["image_id"] = f"{n:012d}"
+        elif variant == "line breaks":
+            record["caption"] = separators[n] + record["caption"].replace(" ", separators[n])
+        elif variant == "other keys":
+            record |= {"id": n, "score": -1.5, "boxes": [1, 2]}
+    if variant == "shuffled":
+        records.reverse()
+    content = json.dumps(records).encode()
+    (tmp_path / "p.json").write_bytes(b"\xef\xbb\xbf" + content if variant == "a byte order mark" else content)
+    out = tmp_path / "s.json"
+    assert program("score").main(["--predictions", str(tmp_path / "p.json"), "--out", str(out), *common]) == 0
+    pictures = json.loads((tmp_path / "s.pictures.json").read_text())
+    plain = cider_d(
+        {str(n): f"a {['bear', 'mouse', 'dog'][n % 3]} on mat {n}" for n in range(12)},
+        {e.image_id: e.captions for e in read_nocaps(tmp_path / "nocaps.json")},
+    )
+    assert {image_id: row["CIDEr"] for image_id, row in pictures.items()} == {i: 100 * s for i, s in plain.items()}
 
 
 def test_compare_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,11 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
-from vivo.metrics.bleu import CorpusBleu, bleu
+from vivo.metrics.bleu import COUNTS, CorpusBleu, bleu
 from vivo.metrics.cider import CiderD, DocumentFrequencies, cider_d
-from vivo.metrics.nocaps import METRICS, SplitScorer, score_by_domain, score_predictions
+from vivo.metrics.java import JavaScoreError
+from vivo.metrics.meteor import Meteor, score_sums
+from vivo.metrics.nocaps import METRICS, SplitScorer, domains_note, score_by_domain, score_predictions
 from vivo.metrics.rouge import rouge_l
 from vivo.metrics.tokenizer import ptb_tokenize_all
 
@@ -61,7 +63,20 @@ def test_scores_equal_pycocoevalcap(pictures: list[tuple[list[str], list[list[st
     joined = [" ".join(tokens) for tokens in captions]
     assert np.allclose(CiderD(references).score(captions), expected_cider, rtol=0, atol=1e-9)
     assert np.allclose(rouge_l(joined, texts), expected_rouge, rtol=0, atol=1e-12)
-    assert np.allclose(bleu(CorpusBleu(texts).counts(joined)), expected_bleu, rtol=0, atol=1e-12)
+    assert np.allclose(bleu(CorpusBleu(references).counts(captions)), expected_bleu, rtol=0, atol=1e-12)
+
+
+def test_long_captions_equal_pycocoevalcap() -> None:
+    """Around 63 tokens, where the bits of ROUGE-L's integers end, and far beyond; also beside an empty one."""
+    generator = random.Random(0)
+    words = [chr(97 + n) for n in range(12)]
+    for lengths in [(61, 63, 64), (62, 64, 65), (63, 64, 63), (64, 200, 90), (200, 63, 64), (300, 5, 0), (0, 70, 64)]:
+        captions, *references = ([generator.choice(words) for _ in range(n)] for n in lengths)
+        expected_bleu, expected_rouge, _ = pycocoevalcap([captions, ["z"]], [references, [["z"]]])
+        texts = [" ".join(tokens) for tokens in references]
+        assert rouge_l([" ".join(captions), "z"], [texts, ["z"]]).tolist() == pytest.approx(expected_rouge, abs=1e-12)
+        counts = CorpusBleu([references, [["z"]]]).counts([captions, ["z"]])
+        assert bleu(counts) == pytest.approx(expected_bleu, abs=1e-12)
 
 
 @pytest.mark.skipif(not NOCAPS.is_file(), reason="the real sample data is not beside this checkout")
@@ -76,7 +91,7 @@ def test_human_captions_of_nocaps_equal_pycocoevalcap() -> None:
     assert np.abs(CiderD(references).score(captions) - expected_cider).max() < 1e-9
     joined, refs = [" ".join(t) for t in captions], [[" ".join(t) for t in r] for r in references]
     assert np.abs(rouge_l(joined, refs) - expected_rouge).max() < 1e-9
-    assert np.abs(np.array(bleu(CorpusBleu(refs).counts(joined))) - expected_bleu).max() < 1e-9
+    assert np.abs(np.array(bleu(CorpusBleu(references).counts(captions))) - expected_bleu).max() < 1e-9
 
 
 def test_cider_by_hand() -> None:
@@ -110,6 +125,20 @@ def test_cider_of_one_picture_needs_stored_frequencies(tmp_path: Path) -> None:
     assert np.allclose(alone, whole, rtol=0, atol=1e-12)
 
 
+def test_references_with_all_n_grams_in_common_are_refused() -> None:
+    """CIDEr of any caption would be 0, however good; stored frequencies help here too."""
+    split = [CaptionExample(str(n), "", ["a dog", "the dog"]) for n in range(3)]
+    with pytest.raises(UserError, match="CIDEr of these 3 pictures is 0 by definition: .*--document-frequencies"):
+        SplitScorer(split)
+    table = DocumentFrequencies(100, {"dog": 50, "a": 99, "the": 60, "a dog": 20, "the dog": 10})
+    scored = SplitScorer(split, frequencies=table).score({"0": "a dog", "1": "dog", "2": "a cat"})
+    assert scored.cider[0] > scored.cider[1] > scored.cider[2] > 0
+    one = SplitScorer(split[:1], frequencies=table).score({"0": "a dog"})
+    assert one.table["overall"]["CIDEr"] == pytest.approx(scored.cider[0])
+    with pytest.raises(UserError, match="CIDEr of 1 picture.s. is 0 by definition"):
+        SplitScorer(split[:1])
+
+
 def test_cider_with_other_peoples_frequencies() -> None:
     """idf of n-grams of the caption that no reference has comes from the table too (it enters the norm)."""
     table = DocumentFrequencies(100, {"dog": 50, "cat": 10})
@@ -127,12 +156,12 @@ def test_damaged_frequencies_are_refused(tmp_path: Path) -> None:
 
 def test_bleu_by_hand() -> None:
     """3 of 4 words and 2 of 3 pairs match; two references of lengths 6 and 5: 5 is the closest to 4."""
-    texts = [["the dog sat on a mat", "one dog sat right here"]]
-    scores = bleu(CorpusBleu(texts).counts(["the dog sat down"]))
+    references = [["the dog sat on a mat".split(), "one dog sat right here".split()]]
+    scores = bleu(CorpusBleu(references).counts(["the dog sat down".split()]))
     brevity = math.exp(1 - 5 / 4)
     assert scores[0] == pytest.approx(3 / 4 * brevity, abs=1e-6)
     assert scores[1] == pytest.approx(math.sqrt(3 / 4 * 2 / 3) * brevity, abs=1e-6)
-    assert bleu([]) == [0.0] * 4
+    assert bleu(np.zeros((0, COUNTS))) == [0.0] * 4
 
 
 def test_rouge_by_hand() -> None:
@@ -166,6 +195,67 @@ def test_domains_average_one_pass_over_the_split() -> None:
     weighted = sum(table[part]["CIDEr"] * table[part]["pictures"] for part in ("in", "near", "out"))
     assert table["overall"]["CIDEr"] == pytest.approx(weighted / table["overall"]["pictures"])
     assert set(table["overall"]) == {*METRICS, "pictures"}
+
+
+class Away:
+    """Java that cannot be had."""
+
+    def score(self, *_: object) -> None:
+        raise JavaScoreError("java is not on PATH", "get one")
+
+
+class Told:
+    """SPICE that is known beforehand."""
+
+    def score(self, captions: list[str], references: list[list[str]]) -> np.ndarray:
+        assert all(len(texts) == 5 for texts in references)
+        return np.array([len(caption) / 100 for caption in captions])
+
+
+def test_a_score_that_cannot_be_had_is_missing_and_never_zero() -> None:
+    split = random_split(8, seed=5)
+    predictions = {e.image_id: e.captions[0] for e in split}
+    plain = SplitScorer(split).score(predictions)
+    scores = SplitScorer(split, meteor=Away(), spice=Away()).score(predictions)
+    assert scores.table == plain.table and scores.meteor is scores.spice is None
+    assert scores.missing == dict.fromkeys(("METEOR", "SPICE"), "java is not on PATH; get one")
+
+
+def test_spice_by_domain_is_a_mean_over_pictures() -> None:
+    split = random_split(8, seed=5)
+    scores = SplitScorer(split, spice=Told()).score({e.image_id: "dog " * (n + 1) for n, e in enumerate(split)})
+    assert scores.spice.tolist() == pytest.approx([4 * n - 1 for n in range(1, 9)])
+    assert {part: row["SPICE"] for part, row in scores.table.items()} == pytest.approx(
+        {"in": (3 + 19) / 2, "near": (7 + 15 + 23 + 31) / 4, "out": (11 + 27) / 2, "overall": 17}
+    )
+    assert scores.per_picture()["3"].keys() == {"CIDEr", "ROUGE_L", "SPICE"} and "SPICE" not in scores.missing
+
+
+def test_meteor_by_domain_is_of_its_pictures_statistics(java: str) -> None:
+    split = random_split(8, seed=6)
+    scorer = SplitScorer(split, meteor=Meteor())
+    scores = scorer.score({e.image_id: split[n - 1].captions[0] for n, e in enumerate(split)})
+    for part in ("in", "near", "out", "overall"):
+        members = scorer.members(part)
+        together = 100 * score_sums(scores.meteor_statistics[members].sum(axis=0))
+        assert scores.table[part]["METEOR"] == pytest.approx(together, abs=1e-9)
+    assert scores.table["overall"]["METEOR"] != pytest.approx(scores.meteor.mean(), abs=0.01)  # no mean of scores
+    assert scores.per_picture()["3"]["METEOR"] == scores.meteor[3]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "partition", "words"),
+    [
+        ((417, 2670, 1413), "", "Only overall compares with papers"),
+        ((648, 2938, 914), "p.csv", "648 / 2,938 / 914 pictures: as many as the server's"),
+        ((417, 2670, 1413), "p.csv", "417 / 2,670 / 1,413 pictures: not the server's"),
+        ((1, 0, 2), "", ""),
+        ((1, 0, 2), "p.csv", "those of p.csv (1 / 0 / 2 pictures"),
+    ],
+)
+def test_what_is_said_beside_domains(sizes: tuple[int, int, int], partition: str, words: str) -> None:
+    note = domains_note(dict(zip(("in", "near", "out"), sizes, strict=True)), partition)
+    assert words in note and bool(words) == bool(note)
 
 
 def test_scores_without_domains_are_overall_alone() -> None:

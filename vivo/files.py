@@ -31,6 +31,21 @@ def writable_folder(path: str | Path) -> Path:
     return folder
 
 
+def cache_folder(name: str) -> Path:
+    """The folder `name` for what can be computed anew, made if need be: in $VIVO_CACHE, else in vivo/ of
+    $XDG_CACHE_HOME, else in ~/.cache/vivo. Never in the installed packages, which may be read-only.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    own, common = os.environ.get("VIVO_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    base = Path(own) if own else Path(common or Path("~/.cache").expanduser()) / "vivo"
+    try:
+        return writable_folder(base / name)
+    except UserError as error:
+        raise UserError(f"{str(error).split(';')[0]}; export VIVO_CACHE=FOLDER with one that can be written") from error
+
+
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     target = Path(path)

@@ -4,6 +4,7 @@ Files that carry the name of an official one must hold what it holds (`OFFICIAL_
 without complaint, and its score is compared with the wrong ones.
 """
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,12 @@ def picture_id(value: object, where: str) -> str:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value and value.isprintable():  # it is printed in messages and written to files
         return plain_id(value)
-    raise UserError(f"{where}: must be a whole number or text, found {value!r}")
+    found = repr(value)
+    raise UserError(
+        f"{where}: must be a whole number or text, found {found if len(found) <= 60 else found[:57] + '...'}"
+    )
 
 
 def plain_id(text: str) -> str:
@@ -139,18 +143,39 @@ def plain_id(text: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; `UserError` with file and line if it is none."""
+    """A JSON file; `UserError` with file and line if it is none. NaN and Infinity, which Python would take, are not."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(text, parse_constant=_no_json)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}); the file is empty, truncated"
             " or of another kind"
         ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it unpacked?") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not JSON of any kind we know (brackets within brackets by the thousand)") from error
+    except ValueError as error:  # NaN, numbers of thousands of digits
+        raise UserError(f"{path}: not JSON ({error}); write it anew") from error
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, with or without a byte order mark; `UserError` if it is none."""
+    try:
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: UTF-16 text, expected UTF-8; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it unpacked, and saved as UTF-8?"
+        ) from error
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON value")
 
 
 def entries_of(path: str | Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -20,12 +20,12 @@ MOST_BYTES = 100_000
 def read_predictions(path: str | Path) -> dict[str, str]:
     """Captions by picture id, in the order of the file.
 
-    Ids become text (42 and "42" are the same picture); white space is normalised, since metrics read
-    one caption a line. A caption may be empty: a model that says nothing scores 0.
+    Ids become text (42, "42" and "000000000042" are the same picture, "img_42" is another: a name); white space is
+    normalised, since metrics read one caption a line. A caption may be empty: a model that says nothing scores 0.
 
     Raises:
-        UserError: naming file and entry: not JSON, not a list, an empty list, no id or one that is neither a
-            whole number nor text, an id twice, no caption, one that is not text or longer than 100 kB.
+        UserError: naming file and entry: not JSON (nor is NaN), not a list, an empty list, no id or one that is neither
+            a whole number nor text, an id twice, no caption, one that is not text or longer than 100 kB.
     """
     content = read_json(Path(path))
     if not isinstance(content, list):

@@ -16,19 +16,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 
 from vivo.errors import UserError
 from vivo.files import atomic_write_json
+from vivo.metrics.ngrams import ORDERS, Counted, ReferenceNgrams, Tokens, words_of
 from vivo.metrics.tokenizer import ptb_tokenize_all
 
-ORDERS = 4
 SIGMA = 6.0
-
-Tokens = Sequence[str]
 
 
 @dataclass
@@ -47,7 +44,7 @@ class DocumentFrequencies:
         """Counted over the references [picture][reference][token] of a split."""
         counts: Counter[str] = Counter()
         for captions in references:
-            counts.update({ngram for tokens in captions for ngram in _ngrams(_words(tokens))})
+            counts.update({ngram for tokens in captions for ngram in _ngrams(words_of(tokens))})
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
@@ -89,12 +86,14 @@ def _sha256(content: dict) -> str:
 @dataclass
 class _Cells:
     """The tf-idf vectors of some captions, one order: the entries of caption i are first[i] .. first[i + 1] - 1, by
-    rising number of the n-gram; those of n-grams that no reference has are left out (norm [captions] has them)."""
+    rising number of the n-gram; those of n-grams that no reference has (numbers from `known` on) are left out, norm
+    [captions] has them."""
 
     first: np.ndarray
     ngram: np.ndarray
     value: np.ndarray
     norm: np.ndarray
+    known: int
 
 
 @dataclass
@@ -105,25 +104,13 @@ class _Vectors:
     lengths: np.ndarray  # in bigrams
 
 
-@dataclass
-class _Occurrences:
-    """All n-grams of one order: caption, place in the caption, and number of the n-gram; [occurrences] each."""
-
-    caption: np.ndarray
-    place: np.ndarray
-    ngram: np.ndarray
-    distinct: int
-
-
 class CiderD:
     """Scores captions against the references of a split.
 
-    n-grams are numbers: of a token its place in the vocabulary, of a longer one the rank of the pair
-    (number of all but its last token, number of the last token) among the references' pairs.
-
     Args:
-        references: [picture][reference][token]; at least one reference a picture.
-        frequencies: a stored table; None takes document frequencies from `references`.
+        references: [picture][reference][token], at least one reference a picture; or their n-grams.
+        frequencies: a stored table; None takes document frequencies from `references`. With a table, n-grams must have
+            been counted with their places.
         same_corpus: the table was counted over these very references, so that an n-gram which none of them has
             needs no look-up.
 
@@ -133,114 +120,70 @@ class CiderD:
 
     def __init__(
         self,
-        references: Sequence[Sequence[Tokens]],
+        references: Sequence[Sequence[Tokens]] | ReferenceNgrams,
         frequencies: DocumentFrequencies | None = None,
         same_corpus: bool = False,
     ) -> None:
-        if frequencies is None and len(references) < 2:
+        stored = frequencies is not None
+        ngrams = references if isinstance(references, ReferenceNgrams) else ReferenceNgrams(references, stored)
+        if frequencies is None and ngrams.pictures < 2:
             raise UserError(
-                f"CIDEr of {len(references)} picture(s) is 0 by definition (document frequencies need a split); "
-                "score more pictures or give stored frequencies"
+                f"CIDEr of {ngrams.pictures} picture(s) is 0 by definition (document frequencies need a split); "
+                "score more pictures or give stored frequencies (--document-frequencies)"
             )
-        self._frequencies = frequencies
+        self._ngrams, self._frequencies = ngrams, frequencies
         self._unseen: float | None = None  # idf of n-grams that no reference has; None: the table says
         if frequencies is None or same_corpus:
-            self._unseen = math.log(len(references))
-        self._vocabulary: dict[str, int] = {}
-        self._pairs: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * ORDERS  # sorted; orders 2.. only
-        self._idf: list[np.ndarray] = [np.empty(0)] * ORDERS
-        per_picture = np.array([len(captions) for captions in references], dtype=np.int64)
-        self._first = np.concatenate([[0], np.cumsum(per_picture)])
-        picture_of = np.repeat(np.arange(len(references)), per_picture)
-        captions = [_words(tokens) for picture in references for tokens in picture]
-        occurrences = self._number(captions, learn=True)
-        for order, found in enumerate(occurrences):
-            if frequencies is None:
-                in_picture = np.unique(picture_of[found.caption] * found.distinct + found.ngram)
-                pictures_with = np.bincount(in_picture % max(1, found.distinct), minlength=found.distinct)
-                self._idf[order] = np.log(float(len(references))) - np.log(np.maximum(1.0, pictures_with))
-            else:
-                self._idf[order] = self._stored_idf(order, captions, found, known=0)
-        self._references = self._vectors(captions, occurrences)
+            self._unseen = math.log(ngrams.pictures)
+        if frequencies is None:
+            self._idf = [_idf(ngrams.pictures, _pictures_with(ngrams, found)) for found in ngrams.counted]
+        else:
+            self._idf = [self._stored_idf(n, ngrams.captions, found, 0) for n, found in enumerate(ngrams.counted)]
+        self._references = self._vectors(ngrams.captions, ngrams.counted)
 
-    def score(self, captions: Sequence[Tokens], pictures: Sequence[int] | None = None) -> np.ndarray:
+    @property
+    def informative(self) -> bool:
+        """Whether any n-gram of the references weighs anything: not where every picture has all of them."""
+        return any((idf > 0).any() for idf in self._idf)
+
+    def score(self, captions: Sequence[Tokens], pictures: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """float64 [captions]: CIDEr-D of each caption (10 is a perfect match; papers print 100 times this).
 
         Args:
             captions: tokens of each caption.
             pictures: index of each caption's picture; None: one caption per picture, in order.
         """
-        of = np.arange(len(self._first) - 1) if pictures is None else np.asarray(pictures, dtype=np.int64)
+        first = self._ngrams.first
+        of = np.arange(self._ngrams.pictures) if pictures is None else np.asarray(pictures, dtype=np.int64)
         if len(of) != len(captions):
             raise ValueError(f"{len(captions)} captions for {len(of)} pictures")
-        words = [_words(tokens) for tokens in captions]
-        candidates = self._vectors(words, self._number(words, learn=False))
-        counts = self._first[of + 1] - self._first[of]
+        words = [words_of(tokens) for tokens in captions]
+        candidates = self._vectors(words, self._ngrams.count(words, self._unseen is None))
+        counts = first[of + 1] - first[of]
         candidate = np.repeat(np.arange(len(captions)), counts)  # one entry per pair of caption and reference
-        reference = np.arange(len(candidate)) + np.repeat(self._first[of] - (np.cumsum(counts) - counts), counts)
-        delta = candidates.lengths[candidate] - self._references.lengths[reference]
-        total = np.zeros(len(candidate))
-        for order in range(ORDERS):
-            ours, theirs = candidates.cells[order], self._references.cells[order]
-            overlap = _overlaps(ours, theirs, candidate, reference, len(self._idf[order]))
-            norms = ours.norm[candidate] * theirs.norm[reference]
-            total += np.divide(overlap, norms, out=np.zeros_like(norms), where=norms > 0)
-        total *= np.exp(-(delta**2) / (2 * SIGMA**2))
-        return 10.0 / ORDERS * np.bincount(candidate, total, minlength=len(captions)) / counts
+        reference = np.arange(len(candidate)) + np.repeat(first[of] - (np.cumsum(counts) - counts), counts)
+        similar = _similarity(candidates, self._references, candidate, reference)
+        return np.bincount(candidate, similar, minlength=len(captions)) / counts
 
-    def _number(self, captions: Sequence[list[str]], learn: bool) -> list[_Occurrences]:
-        """Find and number the n-grams of all orders; what `learn` has not seen gets numbers after the known ones."""
-        flat = list(chain.from_iterable(captions))
-        vocabulary = self._vocabulary if learn else {}
-        known = 0 if learn else len(self._vocabulary)
-        tokens = np.fromiter(map(self._vocabulary.get, flat, repeat(-1)), dtype=np.int64, count=len(flat))
-        for place in np.flatnonzero(tokens < 0).tolist():
-            tokens[place] = known + vocabulary.setdefault(flat[place], len(vocabulary))
-        lengths = np.array([len(c) for c in captions], dtype=np.int64)
-        caption = np.repeat(np.arange(len(captions)), lengths)
-        place = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        found = [_Occurrences(caption, place, tokens, known + len(vocabulary))]
-        at, ngram = np.arange(len(tokens)), tokens  # where the (n-1)-grams begin in the flat list, and their numbers
-        for order in range(1, ORDERS):
-            longer = place[at] + order < lengths[caption[at]]
-            at = at[longer]
-            pairs = (ngram[longer] << 32) | tokens[at + order]
-            if learn:
-                self._pairs[order], ngram = np.unique(pairs, return_inverse=True)
-                distinct = len(self._pairs[order])
-            else:
-                ngram, distinct = _ranks(self._pairs[order], pairs)
-            found.append(_Occurrences(caption[at], place[at], ngram, distinct))
-        return found
-
-    def _vectors(self, captions: Sequence[list[str]], occurrences: list[_Occurrences]) -> _Vectors:
+    def _vectors(self, captions: Sequence[list[str]], counted: Sequence[Counted]) -> _Vectors:
         cells = []
-        for order, found in enumerate(occurrences):
-            known = len(self._idf[order])
-            if found.distinct > known:
-                idf = np.concatenate([self._idf[order], self._unseen_idf(order, captions, found)])
-            else:
-                idf = self._idf[order]
-            where, counts = np.unique(found.caption * found.distinct + found.ngram, return_counts=True)
-            row, ngram = np.divmod(where, max(1, found.distinct))
-            value = counts * idf[ngram]
-            norm = np.sqrt(np.bincount(row, value**2, minlength=len(captions)))
-            kept = ngram < known  # what no reference has overlaps with none, and counts in the norm alone
-            first = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=len(captions)))])
-            cells.append(_Cells(first, ngram[kept], value[kept], norm))
-        lengths = np.array([max(0, len(words) - 1) for words in captions], dtype=np.float64)
-        return _Vectors(cells, lengths)
+        for order, found in enumerate(counted):
+            idf = self._idf[order]
+            if found.distinct > len(idf):
+                idf = np.concatenate([idf, self._unseen_idf(order, captions, found)])
+            cells.append(_cells(found, idf, len(self._idf[order]), len(captions)))
+        return _Vectors(cells, _bigrams([len(words) for words in captions]))
 
-    def _unseen_idf(self, order: int, captions: Sequence[list[str]], found: _Occurrences) -> np.ndarray:
+    def _unseen_idf(self, order: int, captions: Sequence[list[str]], found: Counted) -> np.ndarray:
         """idf of the n-grams that no reference has, by number."""
         known = len(self._idf[order])
         if self._unseen is not None:
             return np.full(found.distinct - known, self._unseen)
         return self._stored_idf(order, captions, found, known)
 
-    def _stored_idf(self, order: int, captions: Sequence[list[str]], found: _Occurrences, known: int) -> np.ndarray:
+    def _stored_idf(self, order: int, captions: Sequence[list[str]], found: Counted, known: int) -> np.ndarray:
         """idf by the stored table of the n-grams numbered from `known` on."""
-        assert self._frequencies is not None
+        assert self._frequencies is not None and found.place is not None
         numbers, example = np.unique(found.ngram, return_index=True)
         idf = np.zeros(found.distinct - known)
         for number, at in zip(numbers.tolist(), example.tolist(), strict=True):
@@ -249,6 +192,37 @@ class CiderD:
                 words = captions[found.caption[at]][place : place + order + 1]
                 idf[number - known] = self._frequencies.idf(" ".join(words))
         return idf
+
+
+def leave_one_out(ngrams: ReferenceNgrams) -> np.ndarray:
+    """float64 [captions]: CIDEr-D of each reference against the others of its picture (10 is a perfect match).
+
+    As often as a picture has references, `CiderD` over the references but the k-th of each picture would score those;
+    document frequencies are theirs (see `vivo.metrics.human`). Every picture has two references at least.
+    """
+    fold = np.arange(len(ngrams.captions)) - ngrams.first[ngrams.picture_of]
+    sizes = np.diff(ngrams.first)
+    scores = np.zeros(len(ngrams.captions))
+    lengths = _bigrams(ngrams.lengths)
+    whole = [_pictures_with(ngrams, found) for found in ngrams.counted]
+    alone = [_alone(ngrams, found) for found in ngrams.counted]
+    for left_out in range(sizes.max()):
+        members = np.flatnonzero(fold == left_out)
+        cells = []
+        for found, pictures_with, (ngram, caption) in zip(ngrams.counted, whole, alone, strict=True):
+            # A picture loses an n-gram where the caption that is left out is the only one to have it.
+            lost = np.bincount(ngram[fold[caption] == left_out], minlength=found.distinct)
+            idf = _idf(ngrams.pictures, pictures_with - lost)
+            cells.append(_cells(found, idf, found.distinct, len(ngrams.captions)))
+        vectors = _Vectors(cells, lengths)
+        of = ngrams.picture_of[members]
+        candidate = np.repeat(members, sizes[of])
+        begin = np.repeat(ngrams.first[of] - (np.cumsum(sizes[of]) - sizes[of]), sizes[of])
+        reference = np.arange(len(candidate)) + begin
+        pairs = candidate != reference
+        similar = _similarity(vectors, vectors, candidate[pairs], reference[pairs])
+        scores += np.bincount(candidate[pairs], similar, minlength=len(scores))
+    return scores / (sizes[ngrams.picture_of] - 1)
 
 
 def cider_d(
@@ -265,7 +239,49 @@ def cider_d(
     return dict(zip(references, scores.tolist(), strict=True))
 
 
-def _overlaps(ours: _Cells, theirs: _Cells, candidate: np.ndarray, reference: np.ndarray, known: int) -> np.ndarray:
+def _pictures_with(ngrams: ReferenceNgrams, found: Counted) -> np.ndarray:
+    """How many pictures have each n-gram in a reference, [distinct]."""
+    in_picture = np.unique(ngrams.picture_of[found.caption] * found.distinct + found.ngram)
+    return np.bincount(in_picture % max(1, found.distinct), minlength=found.distinct)
+
+
+def _alone(ngrams: ReferenceNgrams, found: Counted) -> tuple[np.ndarray, np.ndarray]:
+    """Of the n-grams that one reference of a picture has and its others have not: numbers, and which reference."""
+    keys = ngrams.picture_of[found.caption] * found.distinct + found.ngram
+    group, at, having = np.unique(keys, return_index=True, return_counts=True)
+    return group[having == 1] % max(1, found.distinct), found.caption[at[having == 1]]
+
+
+def _idf(pictures: int, pictures_with: np.ndarray) -> np.ndarray:
+    return np.log(float(pictures)) - np.log(np.maximum(1.0, pictures_with))
+
+
+def _cells(found: Counted, idf: np.ndarray, known: int, captions: int) -> _Cells:
+    """Vectors of captions from their counts; n-grams numbered from `known` on enter the norms alone."""
+    value = found.count * idf[found.ngram]
+    norm = np.sqrt(np.bincount(found.caption, value**2, minlength=captions))
+    kept = found.ngram < known  # what no reference has overlaps with none
+    first = np.concatenate([[0], np.cumsum(np.bincount(found.caption[kept], minlength=captions))])
+    return _Cells(first, found.ngram[kept], value[kept], norm, known)
+
+
+def _bigrams(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """How many bigrams captions of so many words have."""
+    return np.maximum(0, np.asarray(lengths, dtype=np.float64) - 1)
+
+
+def _similarity(ours: _Vectors, theirs: _Vectors, candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """CIDEr-D of each pair of candidate and reference ([pairs] each)."""
+    total = np.zeros(len(candidate))
+    for cells, others in zip(ours.cells, theirs.cells, strict=True):
+        norms = cells.norm[candidate] * others.norm[reference]
+        overlap = _overlaps(cells, others, candidate, reference)
+        total += np.divide(overlap, norms, out=np.zeros_like(norms), where=norms > 0)
+    delta = ours.lengths[candidate] - theirs.lengths[reference]
+    return 10.0 / ORDERS * total * np.exp(-(delta**2) / (2 * SIGMA**2))
+
+
+def _overlaps(ours: _Cells, theirs: _Cells, candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Of each pair of candidate and reference ([pairs] each): sum over n-grams of min(ours, theirs) * theirs."""
     first = theirs.first[reference]
     counts = theirs.first[reference + 1] - first
@@ -273,27 +289,13 @@ def _overlaps(ours: _Cells, theirs: _Cells, candidate: np.ndarray, reference: np
     cell = np.arange(len(pair)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
     # both lists of keys are of (candidate, n-gram); ours rises
     row = np.repeat(np.arange(len(ours.first) - 1), np.diff(ours.first))
-    have, wanted = row * known + ours.ngram, candidate[pair] * known + theirs.ngram[cell]
+    have, wanted = row * ours.known + ours.ngram, candidate[pair] * ours.known + theirs.ngram[cell]
     if not len(have):
         return np.zeros(len(reference))
     at = np.minimum(np.searchsorted(have, wanted), len(have) - 1)
     met = np.flatnonzero(have[at] == wanted)
     value = theirs.value[cell[met]]
     return np.bincount(pair[met], np.minimum(ours.value[at[met]], value) * value, minlength=len(reference))
-
-
-def _ranks(known: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number of each value (its place among the sorted `known`, or a number after them), and how many numbers exist."""
-    place = np.searchsorted(known, values)
-    missing = known[np.minimum(place, len(known) - 1)] != values if len(known) else np.ones(len(values), dtype=bool)
-    new, rank = np.unique(values[missing], return_inverse=True)
-    place[missing] = len(known) + rank
-    return place, len(known) + len(new)
-
-
-def _words(tokens: Tokens) -> list[str]:
-    """Tokens with a no-break space inside (phone numbers) count as several, as in pycocoevalcap."""
-    return " ".join(tokens).split()
 
 
 def _ngrams(words: list[str]) -> Iterator[str]:
