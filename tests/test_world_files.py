@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,7 +34,7 @@ from vivo.world.plan import plan
 from vivo.world.relations import relations_of
 from vivo.world.scenes import Scene, SceneObject, compose_scene, sample_scene
 from vivo.world.tags import SETTINGS, tag_mids, tags
-from vivo.world.write import WorldConfig, write_world
+from vivo.world.write import WorldConfig, label_evaluation_pictures, write_world
 
 TINY = WorldConfig(
     open_images=48,
@@ -221,7 +222,7 @@ def test_same_seed_same_bytes_on_any_number_of_processes(world, tmp_path):
     write_world(tmp_path / "again", replace(TINY, workers=1), progress=False)
     first, second = digest(world), digest(tmp_path / "again")
     assert first == second
-    assert len(first) == 48 + 56 + 6 + 24 + 11
+    assert len(first) == 48 + 56 + 6 + 24 + 13
     write_world(tmp_path / "other", replace(TINY, seed=1, coco=1, nocaps=1, workers=1), progress=False)
     assert not set(digest(tmp_path / "other").values()) & {
         first[name] for name in first if name.endswith(".jpg") or name.endswith("imagelabels.csv")
@@ -351,6 +352,46 @@ def test_nocaps_domains_are_true(world):
         novel = set().union(*(named(caption, NOVEL_CLASSES) for caption in said))
         wanted = {"in-domain": (True, False), "near-domain": (True, True), "out-domain": (False, True)}
         assert (bool(base), bool(novel)) == wanted[entry["domain"]]
+
+
+def test_labels_and_boxes_of_evaluation_pictures(world):
+    """They are the truth of the scenes that were painted, with classes that the detector does not know."""
+    tasks = [task for task in plan(TINY) if task.split == "nocaps"]
+    ids = [task.hex_id(TINY.seed) for task in tasks]
+    content = json.loads((world / "nocaps" / "nocaps_val_captions.json").read_text(encoding="utf-8"))
+    assert [entry["open_images_id"] for entry in content["images"]] == ids
+    labels = read(world / "nocaps" / "validation-annotations-human-imagelabels.csv")
+    boxes = read(world / "nocaps" / "validation-annotations-bbox.csv")
+    assert {row["ImageID"] for row in labels} == {row["ImageID"] for row in boxes} == set(ids)
+    mids = tag_mids()
+    for task, image_id in zip(tasks, ids, strict=True):
+        scene = compose_scene(task.generator(TINY.seed), task.things, "test", 224)
+        found = [row for row in boxes if row["ImageID"] == image_id]
+        assert [row["LabelName"] for row in found] == [mids[item.name] for item in scene.objects]
+        sides = [[round(224 * float(row[key])) for key in ("XMin", "YMin", "XMax", "YMax")] for row in found]
+        assert sides == [list(item.box) for item in scene.objects]
+        present = {row["LabelName"] for row in labels if row["ImageID"] == image_id and row["Confidence"] == "1"}
+        denied = {row["LabelName"] for row in labels if row["ImageID"] == image_id and row["Confidence"] == "0"}
+        assert {row["LabelName"] for row in found} | {mids[scene.background]} <= present
+        assert 1 <= len(denied) <= 4 and not denied & present
+    unknown = {entry.mid for entry in CLASSES if not entry.detector}
+    assert {row["LabelName"] for row in boxes} & unknown, "the truth has what the detector does not know"
+
+
+def test_a_world_without_labels_of_evaluation_pictures_gets_them(world, tmp_path):
+    names = ["validation-annotations-human-imagelabels.csv", "validation-annotations-bbox.csv"]
+    wanted = [(world / "nocaps" / name).read_bytes() for name in names]
+    label_evaluation_pictures(world, tmp_path / "beside")
+    assert [(tmp_path / "beside" / name).read_bytes() for name in names] == wanted
+    old = tmp_path / "old"
+    shutil.copytree(world, old)
+    for name in names:
+        (old / "nocaps" / name).unlink()
+    before = digest(old)
+    write_world(old, TINY, progress=False)
+    assert digest(old) == digest(world) and digest(old).items() > before.items()
+    with pytest.raises(UserError, match="no world of this version"):
+        label_evaluation_pictures(tmp_path)
 
 
 def test_classes_and_facts(world):

@@ -44,6 +44,16 @@ def macro_f1(f1: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.where(present, f1, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
+def micro_f1(counts: Counts) -> np.ndarray:
+    """F1 of all pairs of picture and class together (the sums over the last axis), 0..1; NaN without any.
+
+    Frequent classes decide it, where in `macro_f1` every class counts alike.
+    """
+    correct, predicted, positives = (count.sum(axis=-1) for count in counts)
+    total = predicted + positives
+    return np.where(total > 0, 2 * correct / np.maximum(total, 1), np.nan)
+
+
 def class_groups(classes: Sequence[NamedClass]) -> dict[str, np.ndarray]:
     """bool [C] for each group: "in" base classes, "out" novel ones, "out_unknown" novel ones that the detector
     does not know, "overall" all."""

@@ -46,14 +46,18 @@ class ClassFinder:
 
     def find(self, tokens: Sequence[str]) -> set[int]:
         """Numbers of the classes named, from left to right, each token used once."""
-        found: set[int] = set()
+        return {number for numbers in self.find_mentions(tokens) for number in numbers}
+
+    def find_mentions(self, tokens: Sequence[str]) -> list[tuple[int, ...]]:
+        """Every mention of a class, as often as it stands there: the numbers of the classes that its form names."""
+        found: list[tuple[int, ...]] = []
         position = 0
         while position < len(tokens):
             step = 1
             for length in range(min(self._longest.get(tokens[position], 0), len(tokens) - position), 0, -1):
                 numbers = self._classes.get(tuple(tokens[position : position + length]))
                 if numbers:
-                    found.update(numbers)
+                    found.append(tuple(numbers))
                     step = length
                     break
             position += step

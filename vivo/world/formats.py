@@ -28,7 +28,8 @@ _LICENSES = [{"id": 0, "name": "CC BY-SA 4.0", "url": "https://creativecommons.o
 class Picture:
     """What the files say about one picture.
 
-    `boxes` are rows of (class name, x1, y1, x2, y2 as shares 0..1, occluded), detector classes only.
+    `boxes` are rows of (class name, x1, y1, x2, y2 as shares 0..1, occluded): of detector classes only in training
+    pictures, of all classes in evaluation pictures.
     """
 
     split: str
@@ -55,11 +56,15 @@ def coco_id(split: str, index: int) -> int:
     return index + 1 + (900_000 if split == "coco_val" else 0)
 
 
-def boxes_of(scene: Scene) -> list[tuple[str, float, float, float, float, bool]]:
-    """Normalised boxes of the objects whose class has any, and whether another object hides a part."""
+def boxes_of(scene: Scene, of_all: bool = False) -> list[tuple[str, float, float, float, float, bool]]:
+    """Normalised boxes of the objects whose class has any, and whether another object hides a part.
+
+    Args:
+        of_all: of classes that the detector does not know as well: the truth of evaluation pictures.
+    """
     rows = []
     for place, item in enumerate(scene.objects):
-        if not item.name or not CLASS_BY_NAME[item.name].detector:
+        if not item.name or not (of_all or CLASS_BY_NAME[item.name].detector):
             continue
         x1, y1, x2, y2 = item.box
         w, h = scene.width, scene.height
@@ -73,9 +78,22 @@ def _occluded(item: SceneObject, in_front: Iterable[SceneObject]) -> bool:
 
 def write_open_images(folder: Path, pictures: list[Picture]) -> None:
     """Image labels (present and absent), boxes, class descriptions and hierarchy."""
+    _write_labels_and_boxes(folder, "train", pictures)
+    named = [[mid, name.capitalize(), ""] for name, mid in tag_mids().items()]
+    _csv(folder / "class-descriptions.csv", None, [[ROOT_MID, "Entity", ""], *named])
+    _json(folder / "bbox_labels_hierarchy.json", hierarchy())
+
+
+def write_evaluation_labels(folder: Path, pictures: list[Picture]) -> None:
+    """What the nocaps pictures show, as the validation files of Open Images say it: only for measuring captions."""
+    _write_labels_and_boxes(folder, "validation", pictures)
+
+
+def _write_labels_and_boxes(folder: Path, part: str, pictures: list[Picture]) -> None:
+    """{part}-annotations-human-imagelabels.csv and {part}-annotations-bbox.csv."""
     mids = tag_mids()
     _csv(
-        folder / "train-annotations-human-imagelabels.csv",
+        folder / f"{part}-annotations-human-imagelabels.csv",
         ["ImageID", "Source", "LabelName", "Confidence"],
         (
             [picture.hex_id, "verification", mids[tag], confidence]
@@ -85,7 +103,7 @@ def write_open_images(folder: Path, pictures: list[Picture]) -> None:
         ),
     )
     _csv(
-        folder / "train-annotations-bbox.csv",
+        folder / f"{part}-annotations-bbox.csv",
         _BOX_COLUMNS.split(),
         (
             [picture.hex_id, "xclick", mids[name], "1", *(f"{side:.6f}" for side in (x1, x2, y1, y2))]
@@ -94,9 +112,6 @@ def write_open_images(folder: Path, pictures: list[Picture]) -> None:
             for name, x1, y1, x2, y2, occluded in picture.boxes
         ),
     )
-    descriptions = [[ROOT_MID, "Entity", ""]] + [[mid, name.capitalize(), ""] for name, mid in mids.items()]
-    _csv(folder / "class-descriptions.csv", None, descriptions)
-    _json(folder / "bbox_labels_hierarchy.json", hierarchy())
 
 
 def write_coco(path: Path, split: str, pictures: list[Picture]) -> None:

@@ -81,8 +81,12 @@ class Task:
     things: tuple[ObjectClass, ...]
     domain: str = ""
 
-    def generator(self, seed: int, attempt: int = 0) -> np.random.Generator:
-        """The picture's own chance: a counter-based generator keyed by where it stands."""
+    def generator(self, seed: int, attempt: int | str = 0) -> np.random.Generator:
+        """The picture's own chance: a counter-based generator keyed by where it stands.
+
+        Args:
+            attempt: which drawing of the scene, or what else is drawn apart from it.
+        """
         key = hashlib.sha256(f"{seed}/{self.split}/{self.index}/{attempt}".encode()).digest()
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
 

@@ -11,6 +11,8 @@
     coco/images/*.jpg             pictures of base classes: captions_train.json, captions_val.json
     nocaps/images/*.jpg           evaluation pictures in the test style: nocaps_val_captions.json
                                   and nocaps_val_image_info.json, the same without captions
+        validation-annotations-human-imagelabels.csv  validation-annotations-bbox.csv
+                                  what they show: for measuring captions, never for making them
 
 The folder appears when it is whole. Each picture's chance hangs on (seed, split, index), so that the
 number of processes, or which of them painted what, leaves no trace in the bytes.
@@ -18,7 +20,9 @@ number of processes, or which of them painted what, leaves no trace in the bytes
 
 import json
 import multiprocessing
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -27,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from vivo.errors import UserError
-from vivo.files import atomic_folder
+from vivo.files import atomic_folder, writable_folder
 from vivo.world.classes import BASE_CLASSES, CLASSES, NOVEL_CLASSES
 from vivo.world.formats import (
     FOLDERS,
@@ -36,6 +40,7 @@ from vivo.world.formats import (
     file_name,
     write_classes,
     write_coco,
+    write_evaluation_labels,
     write_nocaps,
     write_open_images,
 )
@@ -45,16 +50,18 @@ from vivo.world.plan import SPLITS, Task, WorldConfig, plan
 from vivo.world.scenes import Scene, compose_scene, render
 from vivo.world.tags import absent_tags, tags
 
-__all__ = ["GENERATOR_VERSION", "WorldConfig", "world_is_written", "write_world"]
+__all__ = ["GENERATOR_VERSION", "WorldConfig", "label_evaluation_pictures", "world_is_written", "write_world"]
 
 GENERATOR_VERSION = 1  # raise it when the same seed gives other bytes
 JPEG_QUALITY = 90
 _CHUNK = 40  # pictures that a process paints before it reports
 _ATTEMPTS = 200  # to find a scene that shows no held-out combination
+_LABELS = ("validation-annotations-human-imagelabels.csv", "validation-annotations-bbox.csv")
 
 
 def write_world(out: str | Path, config: WorldConfig | None = None, progress: bool = True) -> None:
-    """Write a world into the folder `out`; does nothing if exactly this world is there already.
+    """Write a world into the folder `out`; does nothing if exactly this world is there already (a world made before
+    its evaluation pictures had labels gets them).
 
     Args:
         out: the folder to make. It appears whole or not at all.
@@ -68,6 +75,8 @@ def write_world(out: str | Path, config: WorldConfig | None = None, progress: bo
     config.validate()
     out = Path(out)
     if world_is_written(out, config):
+        if not all((out / "nocaps" / name).is_file() for name in _LABELS):
+            label_evaluation_pictures(out)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not this world; remove it or choose another folder")
@@ -84,18 +93,47 @@ def write_world(out: str | Path, config: WorldConfig | None = None, progress: bo
         write_coco(folder / "coco" / "captions_train.json", "coco_train", pictures["coco_train"])
         write_coco(folder / "coco" / "captions_val.json", "coco_val", pictures["coco_val"])
         write_nocaps(folder / "nocaps", pictures["nocaps"])
+        write_evaluation_labels(folder / "nocaps", pictures["nocaps"])
         write_classes(folder / "classes.json")
         (folder / "ATTRIBUTION.txt").write_text(_attribution_text(), encoding="utf-8")
         (folder / "world.json").write_text(json.dumps(_world_facts(config), indent=1) + "\n", encoding="utf-8")
 
 
+def label_evaluation_pictures(world: str | Path, out: str | Path | None = None) -> None:
+    """Write labels and boxes of a world's evaluation pictures, by composing their scenes again (nothing is painted).
+
+    Args:
+        world: the folder that `write_world` left.
+        out: where to write; default: where `write_world` writes them.
+
+    Raises:
+        UserError: no world there, one of another version of the generator, or a folder that cannot be written.
+    """
+    facts = _read_facts(world)
+    if facts.get("generator_version") != GENERATOR_VERSION:
+        raise UserError(f"{world}: no world of this version of the generator; make it anew")
+    values = {key: facts[key] for key in WorldConfig().identity()}
+    config = WorldConfig(**values | {"held_out_pairs": tuple(map(tuple, values["held_out_pairs"]))})
+    pictures = [_labelled(config, task) for task in plan(config) if task.split == "nocaps"]
+    target = writable_folder(Path(world) / "nocaps" if out is None else out)
+    with tempfile.TemporaryDirectory(prefix=".labels-", dir=target) as folder:
+        write_evaluation_labels(Path(folder), pictures)
+        for name in _LABELS:
+            os.replace(Path(folder) / name, target / name)
+
+
 def world_is_written(out: str | Path, config: WorldConfig) -> bool:
     """Whether `out` holds the world of this configuration, made by this version of the generator."""
+    return _read_facts(out) == _world_facts(config)
+
+
+def _read_facts(world: str | Path) -> dict[str, Any]:
+    """The content of world.json; {} where there is none."""
     try:
-        facts = json.loads((Path(out) / "world.json").read_text(encoding="utf-8"))
+        facts = json.loads((Path(world) / "world.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and facts == _world_facts(config)
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _world_facts(config: WorldConfig) -> dict[str, Any]:
@@ -167,7 +205,25 @@ def _paint(folder: Path, config: WorldConfig, task: Task) -> Picture:
     else:
         count = config.references if task.split == "nocaps" else config.captions_per_picture
         facts["captions"] = captions(scene, rng, count)
+    if task.split == "nocaps":
+        facts |= _labels_of(config, task, scene)
     return Picture(task.split, task.index, hex_id, name, (scene.width, scene.height), task.domain, **facts)
+
+
+def _labelled(config: WorldConfig, task: Task) -> Picture:
+    """An evaluation picture that is there already, with what its label files say."""
+    scene, hex_id = _scene(config, task)[0], task.hex_id(config.seed)
+    name = file_name(task.split, task.index, hex_id)
+    size = (scene.width, scene.height)
+    return Picture(task.split, task.index, hex_id, name, size, task.domain, **_labels_of(config, task, scene))
+
+
+def _labels_of(config: WorldConfig, task: Task, scene: Scene) -> dict[str, Any]:
+    """Labels and boxes of an evaluation picture; their chance is apart from that of scene and captions."""
+    rng = task.generator(config.seed, "labels")
+    present = tags(scene, rng)
+    absent = absent_tags(present, rng, int(rng.integers(1, 5)))
+    return {"tags": present, "absent": absent, "boxes": boxes_of(scene, of_all=True)}
 
 
 def _scene(config: WorldConfig, task: Task) -> tuple[Scene, np.random.Generator]:
