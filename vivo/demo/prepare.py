@@ -84,7 +84,8 @@ def make_regions(out: Path) -> None:
 def check_same_world(out: Path, size: Size, held_out: tuple[tuple[str, ...], ...] = ()) -> None:
     """Refuse to go on in a folder that another size, or other held-out combinations, began."""
     path = out / "plan.json"
-    wanted = {k: v for k, v in dataclasses.asdict(size).items() if k not in ("seeds", "all_rows")}
+    free = ("seeds", "all_rows", "recurrent_steps")
+    wanted = {k: v for k, v in dataclasses.asdict(size).items() if k not in free}
     if held_out:
         wanted["held_out"] = [list(pair) for pair in held_out]
     if path.is_file() and json.loads(path.read_text()) != wanted:

@@ -176,6 +176,16 @@ def encoder_outputs(
     return RegionStore(path)
 
 
+def make_outputs(config: TrainConfig) -> None:
+    """The outputs of the frozen encoder that a run of `config` would compute first, of validation pictures too."""
+    examples, data = training_examples(config), config.data
+    _, model = starting_model(config, [caption for e in examples for caption in e.captions])
+    encoder_outputs(model, data.regions, examples, data.pictures)
+    if data.validation_references and data.validation_regions:
+        folder = data.validation_pictures or data.pictures
+        encoder_outputs(model, data.validation_regions, read_nocaps(data.validation_references), folder)
+
+
 def sentence_task(
     config: TrainConfig, data: CaptionPictures, tokenizer: PreTrainedTokenizerFast, model: ShowAndTell
 ) -> Task:
