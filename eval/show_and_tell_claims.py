@@ -6,8 +6,8 @@
         --docs docs/show_and_tell.md
 
 Trains what is not trained yet, seed by seed, so that it may be stopped at any time; the same command goes on. Tables
-are made of what is there. --photographs names a folder with captions.json (COCO's layout, every picture with its "split":
-train, val or test) and images/.
+are made of what is there. --photographs names a folder with captions.json (COCO's layout, every picture with its
+"split": train, val or test) and images/.
 """
 
 import argparse

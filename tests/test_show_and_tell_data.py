@@ -10,7 +10,7 @@ from show_and_tell_cases import CAPTIONS, SIZE, noise, noise_pixels, small_model
 from torch import nn
 
 from vivo.config import OptimConfig, TrainConfig, configs_dir, load_config
-from vivo.data.coco import read_caption_file
+from vivo.data.coco import read_caption_file, read_show_and_tell_split
 from vivo.data.text import decode_caption, encode_caption, load_tokenizer
 from vivo.data.types import CaptionExample
 from vivo.detectors.base import load_detector
@@ -283,3 +283,28 @@ def test_defaults_are_of_lite0():
     assert (show_and_tell.encoder, show_and_tell.picture_size, show_and_tell.freeze_encoder) == (
         "tf_efficientnet_lite0", 224, True,
     )  # fmt: skip
+
+
+# ---- the published split ---------------------------------------------------------------------
+
+
+def test_the_published_split_of_coco(tmp_path: Path):
+    """From the official files, which pycocoevalcap's wheel carries: 20,267 captions to test, as published; to train the
+    586,363 published ones and five of one picture (their converter skips a file that it cannot decode)."""
+    import zipfile
+
+    import pycocoevalcap
+
+    jar = Path(pycocoevalcap.__path__[0]) / "spice" / "spice-1.0.jar"
+    if not jar.is_file():
+        pytest.skip("this pycocoevalcap has no spice-1.0.jar")
+    with zipfile.ZipFile(jar) as archive:
+        for name in ("train", "val"):
+            content = archive.read(f"coco/annotations/captions_{name}2014.json")
+            (tmp_path / f"captions_{name}2014.json").write_bytes(content)
+    files = [tmp_path / f"captions_{name}2014.json" for name in ("train", "val")]
+    parts = {part: read_show_and_tell_split(*files, part) for part in ("train", "val", "test")}
+    captions = {part: sum(len(e.captions) for e in examples) for part, examples in parts.items()}
+    assert captions["train"] == 586_363 + 5 and captions["test"] == 20_267
+    assert sum(len(examples) for examples in parts.values()) == 82_783 + 40_504
+    assert len({e.image_id for examples in parts.values() for e in examples}) == 82_783 + 40_504

@@ -9,6 +9,7 @@ from vivo.demo.sizes import SIZES
 from vivo.experiment.plan import show_and_tell_plan
 from vivo.experiment.run import run_comparison
 from vivo.experiment.stages import Clock
+from vivo.files import writable_folder
 from vivo.world.classes import BASE_CLASSES
 from vivo.world.glyphs import allowed_tints
 
@@ -35,7 +36,7 @@ def compare(out: Path, seeds: int, quick: bool = False) -> None:
         quick: the tiny size, to try the whole.
     """
     size, held_out = SIZES["tiny" if quick else "full"], held_out_colours()
-    prepare.check_same_world(out, size, held_out)
+    prepare.check_same_world(writable_folder(out), size, held_out)
     clock = Clock(out / "seconds.json")
     try:
         clock.run("world", lambda: prepare.make_world(out, size, held_out))
