@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from show_and_tell_cases import noise
 from test_training import run_until
-from training_runs import same_weights
+from training_runs import run, same_weights
 
 from eval.predict import main as predict
 from vivo.captioner import Captioner
@@ -20,7 +21,7 @@ from vivo.data.regions import RegionStore
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.training.checkpoint import list_checkpoints
-from vivo.training.runs import self_critical, show_and_tell
+from vivo.training.runs import replay_finetune, self_critical, show_and_tell
 from vivo.training.tracking import read_records
 from vivo.world.write import WorldConfig, write_world
 
@@ -219,3 +220,53 @@ def test_the_reward_of_four_pictures_rises(small, tmp_path: Path):
     rewards = [record["reward"] for record in records]
     assert sum(rewards[-10:]) > 1.2 * sum(rewards[:10]), rewards
     assert all(r["off_policy"] < 1e-5 for r in records)
+
+
+def test_a_stopped_update_is_run_again(small, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    """Not finite: stopped before the update; --replay finds pictures, loss and model, of features and of pixels."""
+    import vivo.training.tasks as tasks
+
+    real = tasks.caption_loss
+    folder, pictures = small
+    for name, more in (("kept", ()), ("pixels", JOINT)):
+        config = settings(folder, pictures, tmp_path / name, *SMALL, *more)
+        with monkeypatch.context() as patch:
+            patch.setattr(tasks, "caption_loss", lambda *a: (r := real(*a)) | {"loss": r["loss"] * float("nan")})
+            with pytest.raises(UserError, match="step 0: loss nan.*stopped before the update. Pictures of the update"):
+                show_and_tell(config)
+        assert replay_finetune(config, tmp_path / name / "nonfinite" / "step_00000000") is False
+        said = capsys.readouterr().out
+        assert "3 pictures: " in said and "features not finite: none" in said and "gradients not finite: 0" in said
+
+
+@pytest.mark.parametrize("override", ["optim.precision=bf16", "engine.activation_checkpointing=true"])
+def test_options_of_the_engine(small, tmp_path: Path, override: str):
+    """Half precision stays near; recomputed blocks change nothing."""
+    folder, pictures = small
+    found = []
+    for name, more in (("plain", ()), ("with", (override,))):
+        AcceleratorState._reset_state(True)  # accelerate keeps the first precision that a process asks for
+        show_and_tell(settings(folder, pictures, tmp_path / name, *SMALL, *JOINT, "model.dropout=0", *more))
+        found.append([r["loss"] for r in read_records(tmp_path / name / "metrics.jsonl")])
+    AcceleratorState._reset_state(True)
+    assert found[1] == pytest.approx(found[0], rel=0.02 if "bf16" in override else 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(small, tmp_path: Path):
+    """Phase 1 from a store, phase 2 from pixels, each on one process, two, and two micro-batches."""
+    folder, pictures = small
+    program = ["finetune/train_show_and_tell.py", "configs/finetune/show_and_tell_world.yaml",
+               f"data.pictures={pictures}", f"data.examples={folder / 'examples.jsonl'}", "model.dropout=0",
+               "data.validation_references=", "data.validation_regions=", "data.captions_per_picture=1",
+               "tracking.validate_every=", "tracking.save_every=", "tracking.log_every=1 step",
+               "show_and_tell.least_count=1", "optim.precision=fp32", *SMALL, "optim.batch_size=4"]  # fmt: skip
+    for phase, more in (("one", [f"data.regions={tmp_path / 'outputs'}"]), ("two", [*JOINT, "optim.lr=1e-4"])):
+        losses = {}
+        for processes, micro in ((1, 0), (2, 0), (1, 2)):
+            out = tmp_path / f"{phase}{processes}{micro}"
+            run(processes, [*program, *more, f"out={out}", f"optim.micro_batch_size={micro}"])
+            losses[processes, micro] = [r["loss"] for r in read_records(out / "metrics.jsonl")]
+        assert len(losses[1, 0]) == 6
+        for key in ((2, 0), (1, 2)):
+            assert losses[key] == pytest.approx(losses[1, 0], rel=1e-3), (phase, key)

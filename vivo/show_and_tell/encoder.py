@@ -41,15 +41,16 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [B, 3, S, S] -> float32 [B, F]."""
-        if not self.folded:
-            self._fold_once()
+        self.fold()
         mean, std = (torch.tensor(v, device=pixels.device) for v in (self.config.pixel_mean, self.config.pixel_std))
         features = map_of(self.network, normalised(pixels, mean, std)).float().mean((2, 3))
         return F.dropout(features, self.config.encoder_dropout, self.training)
 
-    def _fold_once(self) -> None:
-        """The same function with less work (vivo/show_and_tell/folding.py); not before the first pictures come, when
-        weights and device are there."""
+    def fold(self) -> None:
+        """The same function with less work (vivo/show_and_tell/folding.py), once; not before the first pictures come,
+        when the weights are there."""
+        if self.folded:
+            return
         from vivo.show_and_tell.folding import fold  # it needs timm, which takes seconds to import
 
         self.folded = True

@@ -24,6 +24,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers import initialization as init
 
 from vivo.captioning import CaptioningModel, Collate
+from vivo.errors import UserError
 from vivo.show_and_tell.encoder import ImageEncoder
 from vivo.show_and_tell.model_config import ShowAndTellConfig
 from vivo.show_and_tell.pictures import PictureCollator, PictureReader, PictureStore
@@ -97,11 +98,21 @@ class ShowAndTell(CaptioningModel, PreTrainedModel):
         self.feature_scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def checkpoint_activations(self) -> None:
-        """Recompute the encoder's blocks in the backward pass, where timm can."""
-        self.encoder.network.set_grad_checkpointing(True)
+        """Recompute the encoder's blocks in the backward pass.
+
+        Raises:
+            UserError: timm cannot do that with this encoder.
+        """
+        try:
+            self.encoder.network.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError):
+            raise UserError(
+                f"engine.activation_checkpointing: the encoder {self.config.encoder} cannot; leave it out"
+            ) from None
 
     def compile(self, **ignored) -> None:
         """torch.compile the encoder, whose inputs always have one shape; the LSTM is a kernel of its own."""
+        self.encoder.fold()
         self.encoder.compile(dynamic=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -137,9 +137,14 @@ class PictureStore:
         return list(self.files)
 
     @property
+    def detector(self) -> dict[str, str | int | float]:
+        """How pictures become pixels, where a RegionStore has its detector."""
+        return self.reader.fingerprint()
+
+    @property
     def fingerprint(self) -> str:
-        """Of how pictures become pixels."""
-        return fingerprint_of(self.reader.fingerprint())
+        """Of `detector`."""
+        return fingerprint_of(self.detector)
 
     def __len__(self) -> int:
         return len(self.files)

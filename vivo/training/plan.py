@@ -18,6 +18,7 @@ from vivo.data.vocabulary import read_pieces
 from vivo.durations import parse_duration
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
+from vivo.show_and_tell.model_config import ShowAndTellConfig
 from vivo.training.schedule import Schedule
 from vivo.weights import bert_folder
 
@@ -123,7 +124,7 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
             captioner than VIVO's.
     """
     optim = config.optim
-    if config.objective == "show_and_tell":
+    if config.objective == "show_and_tell" or _type_of(config.init) == ShowAndTellConfig.model_type:
         raise UserError("--estimate and --dry-run know VIVO's model alone; Show and Tell has --print-config")
     if optim.batch_size % gpus:
         raise UserError(f"optim.batch_size: {optim.batch_size} does not divide by {gpus} processes")
@@ -138,6 +139,12 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
     if shape.width % shape.heads:
         raise UserError(f"model.heads: {shape.heads} does not divide model.hidden_size, {shape.width}")
     return Plan(config, gpus, shape, per_process, micro, tuple(notes))
+
+
+def _type_of(init: str) -> str:
+    """The model type of the folder `init`, "" where it is none."""
+    path = Path(init) / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("model_type", "") if path.is_file() else ""
 
 
 def _lines(path: Path) -> int | None:
