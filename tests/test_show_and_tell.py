@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vivo.config import DecodeConfig
-from vivo.detectors.backbone import map_of, normalised, untrained
+from vivo.detectors.backbone import map_of, normalised, open_backbone, untrained
 from vivo.losses import caption_loss
 from vivo.prediction import caption_batch
 from vivo.show_and_tell.collate import SentenceCollator
@@ -271,3 +271,17 @@ def test_formula_against_the_counter(trained: bool):
         with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
             caption_loss(model(features)["logits"], batch["target_ids"])["loss"].backward()
         assert RecurrentWork(model)(features).flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "tf_efficientnet_lite0", "tf_efficientnet_lite0/4"])
+def test_outputs_of_a_random_encoder_are_of_a_sensible_size(name: str):
+    """Without statistics of its norms Inception's overflow fp16, in which they are kept."""
+    torch.manual_seed(0)
+    network, *_ = open_backbone(name, "random")
+    inputs = torch.nn.functional.interpolate(torch.randn(2, 3, 9, 9), size=(160, 160), mode="bilinear")
+    with torch.no_grad():
+        found = map_of(network, inputs).mean((2, 3))
+    assert 0.01 < found.std() < 10 and found.abs().max() < 100
+    assert (found[0] - found[1]).abs().mean() > 0.02 * found.abs().mean()
+    momenta = {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert momenta == {module.momentum for module in untrained(name).modules() if isinstance(module, nn.BatchNorm2d)}

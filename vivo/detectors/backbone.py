@@ -36,7 +36,7 @@ def open_backbone(
     Args:
         name: of a timm model, "/n" behind it for its first n stages.
         weights: a file (`vivo.detectors.weight_files`); "" those of Lite0 that pip brings; "hub" downloads timm's;
-            "random" leaves what PyTorch's generator gave.
+            "random" leaves what PyTorch's generator gave, see `settle_norms`.
         sha256: of the file, which a pickle needs. who: for messages.
 
     Raises:
@@ -52,7 +52,9 @@ def open_backbone(
     network = untrained(plain, pretrained=weights == HUB, who=who)
     if packaged:
         lite0.copy_weights(network, lite0.package_weights())
-    elif weights not in (HUB, RANDOM):
+    elif weights == RANDOM:
+        settle_norms(network)
+    elif weights != HUB:
         tensors = read_weights(weights, sha256)
         body = {key: t for key, t in tensors.items() if not key.startswith(HEAD_NAMES)}
         own = set(network.state_dict())
@@ -60,6 +62,26 @@ def open_backbone(
         fill(network, body, str(weights))
     mean, std = pixel_scaling(network, plain, packaged)
     return (_first_stages(network, name, stages, who) if stages else network), mean, std
+
+
+@torch.no_grad()
+def settle_norms(network: nn.Module, pictures: int = 8) -> None:
+    """Give the batch norms of a random network the statistics of some pictures of coloured patches, drawn from
+    PyTorch's generator: with those that they begin with, the maps of many layers overflow or vanish."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    size = network.default_cfg["input_size"][-1]
+    patches = torch.nn.functional.interpolate(2 * torch.randn(pictures, 3, 12, 12), size=(size, size), mode="bilinear")
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = 1.0
+    network.train()
+    network.forward_features(patches)
+    network.eval()
+    for norm, before in zip(norms, momentum, strict=True):
+        norm.momentum = before
 
 
 def pixel_scaling(network: nn.Module, name: str, packaged: bool = False) -> tuple[list[float], list[float]]:
