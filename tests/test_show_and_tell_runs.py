@@ -13,16 +13,20 @@ from training_runs import run, same_weights
 
 from eval.predict import main as predict
 from vivo.captioner import Captioner
+from vivo.captioners import load_captioner
 from vivo.config import TrainConfig, load_config
 from vivo.data.coco import read_caption_file
 from vivo.data.examples import write_caption_examples
 from vivo.data.predictions import read_header, read_predictions
 from vivo.data.regions import RegionStore
+from vivo.data.text import load_tokenizer
 from vivo.data.types import CaptionExample
+from vivo.data.vocabulary import choose_pieces, write_pieces
 from vivo.errors import UserError
 from vivo.training.checkpoint import list_checkpoints
 from vivo.training.runs import replay_finetune, self_critical, show_and_tell
 from vivo.training.tracking import read_records
+from vivo.weights import bert_folder
 from vivo.world.write import WorldConfig, write_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -270,3 +274,22 @@ def test_two_processes_learn_as_one(small, tmp_path: Path):
         assert len(losses[1, 0]) == 6
         for key in ((2, 0), (1, 2)):
             assert losses[key] == pytest.approx(losses[1, 0], rel=1e-3), (phase, key)
+
+
+def test_word_pieces_instead_of_words(small, tmp_path: Path):
+    """BERT's, cut to a file of pieces; captions come back from them, and a run of words is not gone on with."""
+    folder, pictures = small
+    whole = load_tokenizer(bert_folder("minilm"))
+    captions = ["a red car", "two cats on a bed", "a dog", "one dog on a bed"]
+    write_pieces(choose_pieces(whole, captions, 150), tmp_path / "pieces.txt")
+    pieces = ("show_and_tell.vocabulary=pieces", f"model.vocabulary={tmp_path / 'pieces.txt'}")
+    out = tmp_path / "run"
+    show_and_tell(settings(folder, pictures, out, *SMALL, *pieces, "optim.batch_size=4", "optim.lr=2e-2",
+                           "optim.duration=60 steps", "model.dropout=0", "tracking.save_every=60 steps"))  # fmt: skip
+    model = load_captioner(out / "model")
+    assert model.config.vocab_size == 150 and not model.config.words
+    assert model.config.cls_token_id == load_tokenizer(out / "model").cls_token_id != 2
+    captioner = Captioner.from_pretrained(out / "model", device="cpu")
+    assert [captioner(pictures / f"{n}.png", beam=3)[0].text for n in range(4)] == captions
+    with pytest.raises(UserError, match="word pieces "):
+        show_and_tell(settings(folder, pictures, out, *SMALL, "optim.duration=61 steps", "optim.batch_size=4"))
