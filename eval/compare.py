@@ -5,6 +5,9 @@
 Prints A - B with a 95 % interval for CIDEr, ROUGE-L, BLEU and, where asked for, METEOR, SPICE and the F1 of named
 objects, and says "within noise" where the interval contains 0. Both are judged on the same resampled pictures; BLEU,
 METEOR and F1 are computed anew on each resample. Intervals speak of the pictures, not of another training's seed.
+
+--html FILE writes a page with all that, wins and losses side by side; --pictures FOLDER puts the pictures there (small
+copies lie beside the page; docs/reports.md).
 """
 
 import argparse
@@ -42,11 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--html", type=Path, help="page to write: wins and losses side by side")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of the picture files, for --html")
     arguments = parser.parse_args(argv)
     if arguments.resamples < 1:
         raise UserError(f"--resamples {arguments.resamples}: at least 1 is needed, 1000 is usual")
     if arguments.out:
         writable_folder(Path(arguments.out).parent)
+    if arguments.html:
+        writable_folder(arguments.html.parent)
     classes = read_classes(arguments.classes) if arguments.classes else None
     predictions = [read_predictions(path) for path in (arguments.a, arguments.b)]
     examples = read_nocaps(arguments.references)
@@ -59,13 +66,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     differences = compare_systems(scorer, [a], [b], arguments.resamples, arguments.seed)
     print_differences(differences, a, b)
     sizes = {part: row["pictures"] for part, row in a.table.items() if "pictures" in row}
-    for line in notes(a, b, domains_note(sizes, arguments.partition or "")):
+    lines = notes(a, b, domains_note(sizes, arguments.partition or ""))
+    for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     if arguments.out:
-        atomic_write_json(
-            arguments.out, {part: {m: i._asdict() for m, i in row.items()} for part, row in differences.items()}
-        )
+        found = {part: {m: i._asdict() for m, i in row.items()} for part, row in differences.items()}
+        atomic_write_json(arguments.out, found | ({"notes": lines} if lines else {}))
         print(f"written: {arguments.out}")
+    if arguments.html:
+        from vivo.report.comparison_page import write_comparison
+
+        names, provenance = (arguments.a, arguments.b), {"references": arguments.references}
+        captions = (predictions[0], predictions[1])
+        write_comparison(
+            arguments.html,
+            names,
+            captions,
+            scorer,
+            (a, b),
+            differences,
+            examples,
+            arguments.pictures,
+            lines,
+            provenance,
+        )
+        print(f"written: {arguments.html}")
 
 
 def print_differences(differences: Mapping[str, Mapping[str, Interval]], a: Scores, b: Scores) -> None:

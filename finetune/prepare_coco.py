@@ -48,11 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="JSON",
         help="also count for CIDEr in how many pictures each n-gram is: for rewards, and scores of few pictures",
     )
+    parser.add_argument("--dry-run", action="store_true", help="read and check all, write nothing")
     arguments = parser.parse_args(argv)
     if arguments.out.resolve() == arguments.captions.resolve():
         raise UserError(f"{arguments.out}: is the file that is read; name another one to write")
     if arguments.document_frequencies is not None:  # before OUT is written
-        writable_folder(arguments.document_frequencies.parent)
+        if not arguments.dry_run:
+            writable_folder(arguments.document_frequencies.parent)
         if arguments.document_frequencies.is_dir():
             raise UserError(f"{arguments.document_frequencies}: is a folder; name a file to write")
 
@@ -72,8 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{arguments.pictures}: {len(missing)} of {len(examples)} pictures of {arguments.captions} are not"
                 f" there (first: {missing[0].file_name or missing[0].image_id}); is it the folder of this split?"
             )
-    pictures = write_caption_examples(examples, arguments.out)
     captions = sum(len(example.captions) for example in examples)
+    if arguments.dry_run:
+        print(f"dry run: {len(examples)} pictures with {captions} captions; {arguments.out} was not written")
+        return
+    pictures = write_caption_examples(examples, arguments.out)
     print(f"{arguments.out}: {pictures} pictures with {captions} captions ({captions / pictures:.1f} a picture)")
     if arguments.document_frequencies is not None:
         _write_frequencies(examples, arguments.document_frequencies)

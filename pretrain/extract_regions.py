@@ -23,8 +23,9 @@ from pathlib import Path
 from vivo.data.nocaps import read_nocaps
 from vivo.detectors.base import load_detector
 from vivo.detectors.extract import BROKEN, extract_regions, find_pictures, image_id_of
-from vivo.detectors.processes import join_processes
+from vivo.detectors.extraction_report import try_extraction
 from vivo.errors import UserError
+from vivo.processes import join_processes
 from vivo.program import exits_cleanly
 
 
@@ -79,13 +80,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threads", type=int, help="computing threads of each process on a CPU; they decide the last bits of features"
     )
     parser.add_argument("--fail-on-broken", action="store_true", help="exit status 1 if a picture could not be read")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="a few pictures, the store's size and the time, then end"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--list", type=Path, help="file with `path` or `id<TAB>path` a line, relative to PICTURES")
     source.add_argument("--ids-from", type=Path, help="COCO or nocaps JSON that gives the pictures and their ids")
     arguments = parser.parse_args(argv)
 
-    processes = join_processes()
+    processes = join_processes("pretrain/extract_regions.py")
     pictures, ids = processes.on_main(lambda: listed_pictures(arguments)) or ([], [])
+    if arguments.dry_run:
+        paths = [str(path) for path in pictures]
+        tried = processes.on_main(lambda: try_extraction(paths, arguments.store, load_detector(arguments.detector)))
+        print(*(tried or []), sep="\n", end="\n" if tried else "")
+        return 0
     result = extract_regions(
         pictures,
         arguments.store,

@@ -12,6 +12,7 @@ choices one by one: the paper leaves most of them open.
 
 import argparse
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,11 +36,28 @@ from vivo.errors import UserError
 from vivo.files import atomic_write_json, writable_folder
 from vivo.program import exits_cleanly, whole_number
 
+DRY_RUN_ROWS = 100_000
+
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the preparation; see `vivo.data.open_images.tag_examples`."""
     arguments = _parser().parse_args(argv)
+    if arguments.dry_run:
+        with tempfile.TemporaryDirectory(prefix="vivo-dry-run-") as folder:
+            arguments.out, arguments.vocabulary = Path(folder) / arguments.out.name, None
+            _prepare(arguments, DRY_RUN_ROWS)
+        print(f"dry run: of the first {DRY_RUN_ROWS:,} rows of each label file; nothing was written")
+    else:
+        _prepare(arguments)
+
+
+def _prepare(arguments: argparse.Namespace, most: int | None = None) -> None:
+    """Read, choose, write.
+
+    Args:
+        most: rows that are read of each label file.
+    """
     for file in filter(None, (arguments.out, arguments.vocabulary)):
         writable_folder(file.parent)
         if file.is_dir():
@@ -49,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.confidence,
         arguments.sources,
         None if arguments.pictures is None else read_picture_ids(arguments.pictures),
+        most,
     )
     rules = _rules(arguments, classes)
 
@@ -214,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--tokenizer", default="minilm", metavar="DIR", help="counts the word pieces; default: minilm, BERT's words")
     add("--vocabulary", type=Path, metavar="JSON", help="also write the list of tags used, as data.vocabulary reads it")
+    add("--dry-run", action="store_true", help="the first rows of each label file alone, nothing is written")
     return parser
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 from vivo.captioner import Captioner
 from vivo.cli import main
+from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords
 from vivo.data.regions import fingerprint_of
-from vivo.data.text import load_tokenizer
+from vivo.data.text import decode_caption, load_tokenizer
 from vivo.detectors.base import load_detector
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
@@ -125,6 +126,16 @@ def test_saved_folder_by_code_by_command_and_by_transformers(
     assert (tmp_path / "other" / "README.md").read_text().startswith("---\nlicense: mit\nlanguage: fr\n")
 
 
+def test_a_pretrained_folder_says_that_it_has_not_learned_to_caption(captioner: Captioner, tmp_path: Path):
+    captioner.model.config.training_stage = "tags"
+    try:
+        captioner.model.save_pretrained(tmp_path)
+    finally:
+        captioner.model.config.training_stage = "captions"
+    with pytest.raises(UserError, match="has not learned to caption yet"):  # and not that it has no detector
+        Captioner.from_pretrained(tmp_path, device="cpu")
+
+
 def test_constraints_put_detected_names_into_captions(
     captioner: Captioner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -145,3 +156,75 @@ def test_constraints_put_detected_names_into_captions(
     command = ["caption", str(tmp_path / "scene.png"), "--checkpoint", str(folder), "--beam", "5", "--constraints"]
     assert main(command) == 0
     assert all(c["written"] in capsys.readouterr().out for c in named[:1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"beam": 0}, "decode.beam: must be 1 or more, not 0"),
+        ({"beam": -1}, "decode.beam: must be 1 or more, not -1"),
+        ({"max_tokens": 0}, "decode.max_tokens: must be 1 or more, not 0"),
+        ({"batch_size": 0}, "decode.batch_size: must be 1 or more, not 0"),
+        ({"decode": DecodeConfig(length_penalty=-1.0)}, "decode.length_penalty: must be from 0 to 10, not -1.0"),
+        ({"decode": DecodeConfig(groups=2), "beam": 3}, "decode.beam: 3 does not divide by decode.groups: 2"),
+        (
+            {"decode": DecodeConfig(conventions="oscar"), "constraints": ClassWords()},
+            "decode.constraints: are not part",
+        ),
+        ({"decode": DecodeConfig(constraints="detector", constraint_regions="x")}, "decode.constraint_regions: is for"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_the_first_picture(
+    captioner: Captioner, pictures: Path, options: dict[str, object], said: str
+):
+    with pytest.raises(UserError) as refused:
+        captioner.caption_folder(pictures, **options)
+    assert str(refused.value).startswith(said)
+    if "batch_size" not in options:
+        with pytest.raises(UserError, match=said[:20]):
+            captioner(pictures / "a.png", **options)
+
+
+def test_no_pictures_have_no_captions_and_a_file_is_no_folder(captioner: Captioner, pictures: Path):
+    assert captioner.caption_many([]) == [] == list(captioner.caption_files([]))
+    with pytest.raises(UserError, match=r"cannot write into .*notes.txt: File exists; choose another place"):
+        captioner.save_pretrained(pictures / "notes.txt")
+
+
+def test_a_whole_decode_config_reaches_the_search(captioner: Captioner, pictures: Path):
+    def shown(**options: object) -> list[tuple[str, float]]:
+        return [(c.text, c.score) for c in captioner(pictures / "a.png", **options)]
+
+    assert shown(decode=DecodeConfig(beam=3, max_tokens=6)) == shown(beam=3, max_tokens=6)
+    assert shown(decode=DecodeConfig(beam=5, max_tokens=6), beam=3) == shown(beam=3, max_tokens=6)  # ours go before
+    whole = captioner(pictures / "a.png", decode=DecodeConfig(max_tokens=6, length_penalty=0.0))[0]
+    assert whole.score == pytest.approx(6 * shown(max_tokens=6)[0][1], rel=1e-5)
+    words = captioner(pictures / "a.png", decode=DecodeConfig(max_tokens=12, no_repeat=1))[0].text.split()
+    assert len(set(words)) == len(words)
+    scene = render(sample_scene(np.random.default_rng(0), DETECTOR_CLASSES, n_objects=3))
+    named = captioner(scene, decode=DecodeConfig(beam=5, max_tokens=12, constraints="detector"))
+    asked = captioner(scene, beam=5, max_tokens=12, constraints=ClassWords())
+    assert named[0].trace == asked[0].trace is not None and [c.text for c in named] == [c.text for c in asked]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_each_word_piece_has_its_log_probability(captioner: Captioner, pictures: Path, beam: int):
+    for caption in captioner(pictures / "a.png", beam=beam, max_tokens=6):
+        assert len(caption.pieces) == len(caption.token_log_probabilities) <= 7
+        assert sum(caption.token_log_probabilities) / len(caption.pieces) == pytest.approx(caption.score)
+        ids = captioner.tokenizer.convert_tokens_to_ids(caption.pieces)
+        assert decode_caption(captioner.tokenizer, ids) == caption.text
+
+
+def test_bfloat16_weights_caption_by_code_and_by_transformers(captioner: Captioner, pictures: Path, tmp_path: Path):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    captioner.save_pretrained(tmp_path / "saved")
+    half = Captioner.from_pretrained(tmp_path / "saved", device="cpu", dtype=torch.bfloat16)
+    assert half.model.dtype == torch.bfloat16
+    paths = [pictures / name for name in ("a.png", "b/b.jpg", "c.png", "e.jpg", "g.png")]
+    scores = [[found[0].score for found in c.caption_many(paths, max_tokens=1)] for c in (captioner, half)]
+    assert scores[0] != scores[1] and scores[1] == pytest.approx(scores[0], abs=0.1)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+    processor = AutoProcessor.from_pretrained(tmp_path / "saved")
+    assert processor.batch_decode(model.generate(**processor(paths))) == [c[0].text for c in half.caption_many(paths)]

@@ -235,6 +235,11 @@ def test_evaluation_configurations(tmp_path: Path) -> None:
     # Image-level labels of test pictures are answers, not inputs.
     with pytest.raises(UserError, match="tags: 'labels' is none of detector, none"):
         load_eval_config(path, ["tags=labels"])
+    assert load_eval_config(path, ["n_best=5"]).n_best == 5
+    with pytest.raises(UserError, match="n_best: 6 captions, but the search finds 5 of a picture; give decode.beam"):
+        load_eval_config(path, ["n_best=6"])
+    with pytest.raises(UserError, match="n_best: 2 captions, but the search finds 1 of a picture; Oscar's search"):
+        load_eval_config(path, ["n_best=2", "decode.conventions=oscar"])
 
 
 # ---- the files and the fields of the project -------------------------------------------------
@@ -368,3 +373,26 @@ def test_every_field_is_read() -> None:
         if not any((owner, name) in read for owner in {group} | ALIASES.get(group, set()))
     ]
     assert not dead, f"read by nobody: {', '.join(dead)}"
+
+
+PUBLISHED = {  # VinVL_MODEL_ZOO.md and the defaults of run_captioning.py (Oscar, 266075f)
+    "coco_xe": (3e-5, 512, "300 epochs", 0.1, 0.2, None),  # 60 of pairs, five a picture
+    "coco_scst": (3e-6, 128, "75 epochs", 0.0, 0.0, (5, "greedy", 19)),
+    "nocaps_xe": (1e-4, 256, "150 epochs", 0.0, 0.0, None),  # 30 of pairs
+    "nocaps_scst": (5e-6, 112, "50 epochs", 0.0, 0.0, (5, "greedy", 19)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_have_the_published_numbers(name: str) -> None:
+    config = load_config(configs_dir() / "finetune" / f"{name}.yaml")
+    scst = config.scst
+    found = (
+        config.optim.lr,
+        config.optim.batch_size,
+        config.optim.duration,
+        config.loss.label_smoothing,
+        config.loss.drop_worst,
+        (scst.samples, scst.baseline, scst.max_tokens) if config.objective == "scst" else None,
+    )
+    assert found == PUBLISHED[name]

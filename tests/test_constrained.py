@@ -114,12 +114,12 @@ def slow_search(
     living: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     finished: dict[int, list[tuple[float, list[int]]]] = {}
 
-    def reachable(satisfied: int) -> bool:
-        """Whether some set of enough constraints above this one takes hypotheses."""
+    def reachable(settled: int) -> bool:
+        """Whether some set of enough constraints, these among them, takes hypotheses."""
         return any(
             len(finished.get(other, [])) < beam
             for other in range(2 ** len(forms))
-            if other & satisfied == satisfied and other.bit_count() >= needed
+            if other & settled == settled and other.bit_count() >= needed
         )
 
     for length in range(1, longest + 1):
@@ -137,7 +137,7 @@ def slow_search(
                 if tokens[-1] == end and len(done) < beam:
                     done.append((total / length, list(tokens[:-1])))
             living += [(t, tokens) for t, tokens in members if tokens[-1] != end][:beam]
-        living = [(t, tokens) for t, tokens in living if reachable(machine.satisfied(machine.run(tokens)))]
+        living = [(t, tokens) for t, tokens in living if reachable(machine.run(tokens).settled)]
     for total, tokens in sorted(living, reverse=True):
         done = finished.setdefault(machine.satisfied(machine.run(tokens)), [])
         if len(done) < beam:
@@ -190,6 +190,33 @@ def test_pictures_do_not_hang_on_one_another():
     for picture in (1, 2):
         slow = slow_search(3, 12, picture, forms[picture], {8}, 3, 7, 2)
         assert [h.tokens for h in together[picture].hypotheses] == [tokens for _, tokens in slow]
+
+
+class Table:
+    """A language written down: probabilities of the next word, {} for none."""
+
+    def __init__(self, probabilities: dict[tuple[int, ...], dict[int, float]], words: int):
+        self.probabilities, self.words = probabilities, words
+        self.written: list[tuple[int, ...]] = []
+
+    def __call__(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        pairs = zip(parents[0].tolist(), tokens[0].tolist(), strict=True)
+        self.written = [(*self.written[p], t) for p, t in pairs] if self.written else [()]
+        rows = torch.zeros(1, len(self.written), self.words)
+        for beam, prefix in enumerate(self.written):
+            for word, probability in self.probabilities.get(prefix, {}).items():
+                rows[0, beam, word] = probability
+        return rows.log()
+
+
+def test_what_a_piece_can_take_back_is_not_counted_on():
+    """Words x = 0, cat = 1, dog = 2, ##tle = 3, y = 4, end = 5. "cat" and "cat dog" have ended, so the sets {cat} and
+    {cat, dog} are full; "x y cat" has a cat, but "x y cat ##tle dog" has none, and {dog} takes it."""
+    language = {(): {1: 0.5, 0: 0.5}, (1,): {5: 0.5, 2: 0.5}, (1, 2): {5: 1.0}, (0,): {4: 1.0}, (0, 4): {1: 1.0},
+                (0, 4, 1): {3: 1.0}, (0, 4, 1, 3): {2: 1.0}, (0, 4, 1, 3, 2): {5: 1.0}}  # fmt: skip
+    machine = ConstraintMachine([[(1,)], [(2,)]], frozenset({3}))
+    (found,) = constrained_beam_search(Table(language, 6), [machine], 0, 5, 1, 8, at_least=1)
+    assert found.hypotheses[0].tokens == [0, 4, 1, 3, 2] and found.satisfied[0] == 0b10
 
 
 @pytest.mark.parametrize("rare_continues", [True, False])

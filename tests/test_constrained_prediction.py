@@ -10,10 +10,10 @@ import torch
 from test_modeling import UncachedStep, small_context, small_model
 
 from vivo.config import DecodeConfig, load_eval_config
-from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces
+from vivo.constrained_prediction import ConstrainedCaptions, constrained_batch, continuing_pieces, summary_of
 from vivo.data.class_forms import ClassWords
 from vivo.data.nocaps import read_pictures
-from vivo.data.predictions import constraints_path
+from vivo.data.predictions import constraints_path, n_best_path
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, load_tokenizer
 from vivo.data.types import Regions
@@ -21,7 +21,8 @@ from vivo.decoding.constrained import constrained_beam_search
 from vivo.decoding.machine import ConstraintMachine
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
-from vivo.prediction import caption_batch, predict_split
+from vivo.prediction import caption_batch
+from vivo.split_prediction import predict_split
 from vivo.training.checkpoint import save_model
 from vivo.weights import bert_folder
 
@@ -97,8 +98,21 @@ def test_predictions_with_their_trace(tiny_world: Path, captioner: Path, tmp_pat
     assert counted["constraints"] == sum(len(t["constraints"]) for t in traces.values())
     assert counted["satisfied"] == sum(t["satisfied"] for t in traces.values()) and counted["fell_back"] == 0
     assert sum(counted["pictures_by_constraints"].values()) == 6
-    predict_split(captioner, store.path, ids, "detector", DecodeConfig(max_tokens=3), out)
+    plain = DecodeConfig(beam=2, max_tokens=3)
+    captions = predict_split(captioner, store.path, ids, "detector", plain, out, n_best=2)
     assert not constraints_path(out).exists()  # the trace of other captions
+    rows = [json.loads(line) for line in n_best_path(out).read_text().splitlines()]
+    records = {record["image_id"]: record for record in json.loads(out.read_text())}
+    assert [row["image_id"] for row in rows] == ids
+    for row in rows:
+        best, second = row["captions"]
+        assert best["caption"] == captions[row["image_id"]] and best["score"] == records[row["image_id"]]["score"]
+        assert best["score"] >= second["score"]
+        for one in (best, second):
+            assert len(one["pieces"]) == len(one["token_log_probabilities"])
+            assert sum(one["token_log_probabilities"]) == pytest.approx(one["log_probability"])
+    predict_split(captioner, store.path, ids[:1], "detector", plain, out)
+    assert not n_best_path(out).exists()
 
 
 def test_a_caption_that_is_too_short_for_its_words_says_so():
@@ -115,7 +129,7 @@ def test_a_caption_that_is_too_short_for_its_words_says_so():
     trace = search.traces["a"]
     assert trace["fell_back"] and (trace["needed"], trace["satisfied"]) == (2, 1)
     assert sorted(c["written"] for c in trace["constraints"]) in (["", "cat"], ["", "dog"])
-    assert search.summary() == {
+    assert summary_of(search.traces.values()) == {
         "pictures_by_constraints": {"2": 1}, "constraints": 2, "satisfied": 1, "fell_back": 1,
     }  # fmt: skip
 
@@ -136,7 +150,9 @@ def test_bad_inputs_are_refused_in_one_line(tiny_world: Path, captioner: Path, t
     with pytest.raises(UserError, match=r"coco: lacks 3 of the 3 pictures to caption \(first: "):
         decode = DecodeConfig(constraints="detector", constraint_regions=other)
         ConstrainedCaptions.open(tokenizer, store, ["none-1", "none-2", "none-3"], decode)
-    with pytest.raises(UserError, match="names nothing that could be a constraint; give decode.constraint_regions"):
+    with pytest.raises(
+        UserError, match="names nothing that could be a constraint in .* give decode.constraint_regions"
+    ):
         ConstrainedCaptions.open(tokenizer, store, ids, DecodeConfig(constraints="detector", constraint_score=1.0))
     with pytest.raises(UserError, match="cannot be read"):
         decode = DecodeConfig(constraints="detector", constraint_classes=str(tmp_path / "no.csv"))
@@ -152,9 +168,28 @@ def test_bad_inputs_are_refused_in_one_line(tiny_world: Path, captioner: Path, t
         (["decode.constraints=detector", "decode.beam=4", "decode.groups=2"], "are two searches; choose one"),
         (["decode.constraints=detect"], "'detect' is none of none, detector; the nearest is detector"),
         (["decode.constraints_at_most=0"], "must be from 1 to 40, not 0"),
+        (["decode.constraints=detector", "decode.beam=5", "decode.constraints_at_most=11"], "up to 10,240 hypotheses"),
+        (["decode.min_tokens=21"], "decode.min_tokens: 21 is more than decode.max_tokens: 20"),
+        (["decode.diversity=0.5"], "is for decode.groups of 2 or more"),
+        (["decode.length_penalty=9999"], "must be from 0 to 10"),
     ],
 )
 def test_configurations_that_contradict_themselves(overrides: list[str], words: str):
     path = Path(__file__).parents[1] / "configs" / "eval" / "world.yaml"
     with pytest.raises(UserError, match=words):
         load_eval_config(path, overrides)
+
+
+def test_a_model_without_probabilities_is_told_in_one_line():
+    model, context = small_model(), small_context()
+    with torch.no_grad():
+        model.head.bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="no caption was found: the model gives no token a probability"):
+        caption_batch(model, context, DecodeConfig(beam=3, max_tokens=8))
+    tokenizer = load_tokenizer(bert_folder("minilm"))
+    nothing = Regions(
+        np.zeros((1, 4), np.float32), np.zeros((1, 1), np.float16), [""], np.ones(1, np.float32), 9, 9
+    )  # fmt: skip
+    search = ConstrainedCaptions(tokenizer, lambda _: nothing, ClassWords(), DecodeConfig(beam=3, max_tokens=8))
+    with pytest.raises(UserError, match="no caption was found"):
+        search(model, context, ["a", "b", "c"])

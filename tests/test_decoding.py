@@ -1,13 +1,18 @@
 """Searches on a toy language whose whole space can be enumerated."""
 
+import math
 from itertools import product
 
 import pytest
 import torch
 
+from vivo.decoding.constrained import constrained_beam_search
+from vivo.decoding.machine import ConstraintMachine
+from vivo.decoding.oscar import oscar_beam_search
 from vivo.decoding.rules import AtLeast, NoRepeat
 from vivo.decoding.sampling import sample
 from vivo.decoding.search import Hypothesis, beam_search, greedy_search
+from vivo.errors import UserError
 
 WORDS, END, START, LENGTH = 5, 4, 0, 4
 
@@ -230,6 +235,23 @@ def test_samples_of_the_likeliest_token_alone_are_greedy(options: dict):
         assert [h.tokens for h in row] == [best.tokens] * 3
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 2.0},
+        {"top_k": -1},
+        {"temperature": math.nan},
+    ],
+)
+def test_what_leaves_no_distribution_is_refused(options: dict):
+    (name,) = options
+    with pytest.raises(UserError, match=f"^{name}: must be "):
+        sample(ToyStep(5, 2), torch.rand(2, 3, LENGTH), START, END, **options)
+
+
 def test_cut_samples_stay_inside_the_cut():
     uniform = torch.rand(1, 500, LENGTH, generator=torch.Generator().manual_seed(1))
     order = CountedToy(4, 1).log_p(0, ()).softmax(-1).sort(descending=True)
@@ -240,3 +262,21 @@ def test_cut_samples_stay_inside_the_cut():
     ):
         found = sample(CountedToy(4, 1), uniform, START, END, **options)[0]
         assert {h.tokens[0] if h.tokens else END for h in found} == set(allowed.tolist())
+
+
+def test_where_rules_forbid_everything_a_caption_ends():
+    """Four words, none twice, and six at least."""
+    rules = [NoRepeat(1), AtLeast(6, END)]
+    plain = beam_search(ToyStep(0, 2), 2, START, END, 2, 8, rules=rules)
+    machines = [ConstraintMachine([]), ConstraintMachine([[(1,)]])]
+    constrained = constrained_beam_search(ToyStep(0, 2), machines, START, END, 1, 8, rules=rules)
+    found = [
+        *greedy_search(ToyStep(0, 2), 2, START, END, 8, rules=rules),
+        *(h for row in plain for h in row),
+        *(row[0] for row in oscar_beam_search(ToyStep(0, 2), 2, START, END, 2, 8, rules=rules)),
+        *(result.hypotheses[0] for result in constrained),
+        *(row[0] for row in sample(ToyStep(0, 2), torch.rand(2, 1, 8), START, END, rules=rules)),
+    ]
+    assert len(found) == 12
+    for one in found:
+        assert sorted(one.tokens) == [0, 1, 2, 3] and one.ended and one.score > -torch.inf

@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from vivo.config import DecodeConfig
+from vivo.data.collate import Limits
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.data.types import Regions
+from vivo.detectors.base import load_detector
 from vivo.errors import UserError
 from vivo.model_card import CardFacts, facts_of_run, model_card, relicensed, write_card
 from vivo.model_config import VivoConfig
@@ -94,6 +98,49 @@ def test_processor_generate_and_decode_are_what_prediction_does(saved: Path, tmp
         processor("photo.jpg")
     with pytest.raises(UserError, match="no config.json"):
         VivoProcessor.from_pretrained(tmp_path)
+
+
+def test_generate_refuses_what_it_does_not_have_and_knows_other_names(saved: Path):
+    model = VivoForCaptioning.from_pretrained(saved)
+    batch = VivoProcessor.from_pretrained(saved)(regions=[regions(0, 3)])
+    with pytest.raises(UserError, match="^generate: has no do_sample, max_length; its options are num_beams, max_new"):
+        model.generate(**batch, do_sample=True, max_length=3)
+    with pytest.raises(UserError, match="decode.beam: must be 1 or more, not 0"):
+        model.generate(**batch, num_beams=0)
+    options = {"num_beams": 4, "min_new_tokens": 3, "length_penalty": 0.0, "no_repeat_ngram_size": 1}
+    ids = model.generate(**batch, **options, max_new_tokens=6, num_beam_groups=2, diversity_penalty=0.5)
+    ours = DecodeConfig(beam=4, max_tokens=6, min_tokens=3, length_penalty=0.0, no_repeat=1, groups=2, diversity=0.5)
+    assert ids[0, :-1].tolist() == caption_batch(model, batch, ours)[0][0].tokens
+    assert ids[0].tolist() != model.generate(**batch, max_new_tokens=6)[0].tolist()
+
+
+@pytest.mark.parametrize("beside_a_model", [False, True])
+def test_a_saved_processor_is_the_same_one(beside_a_model: bool, saved: Path, tmp_path: Path):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    detector = load_detector("grid")
+    limits = Limits(max_regions=7, max_tag_tokens=3, max_caption_tokens=9, tag_position_offset=11, tags_as_text=True)
+    processor = VivoProcessor(load_tokenizer(saved), asdict(limits), detector)
+    if beside_a_model:
+        model = AutoModelForImageTextToText.from_pretrained(saved)
+        for name, value in asdict(limits).items():
+            setattr(model.config, name, value)
+        model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    picture = Image.effect_noise((60, 40), 90).convert("RGB")
+    batch, expected = again([picture], return_tensors="pt"), processor([picture])
+    assert batch["region_mask"].sum() > 1 and batch.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
+    told = [regions(0, 9)]
+    assert again(regions=told)["region_mask"].shape[1] == 7
+    with pytest.raises(UserError, match="return_tensors is 'np'"):
+        again(regions=told, return_tensors="np")
+    if not beside_a_model:
+        (tmp_path / "processor_config.json").write_text('{"limits": {"max_regions": 3}}')
+        with pytest.raises(UserError, match="no limits of a processor"):
+            VivoProcessor.from_pretrained(tmp_path)
 
 
 def front_matter(card: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,16 @@ from vivo.training import dry_run as dry_runs
 from vivo.training.dry_run import dry_run
 from vivo.training.estimate import checkpoint_bytes, describe, memory_of, parameters_of, picture_bytes
 from vivo.training.plan import plan_of
-from vivo.training.runs import finetune, pretrain
+from vivo.training.runs import finetune, pretrain, self_critical
 from vivo.training.tracking import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
-PRETRAIN, FINETUNE = configs_dir() / "pretrain" / "vivo_base.yaml", configs_dir() / "finetune" / "vivo_base.yaml"
+PRETRAIN, FINETUNE = configs_dir() / "pretrain" / "vivo_base.yaml", configs_dir() / "finetune" / "vivo_xe.yaml"
+SCST = configs_dir() / "finetune" / "vivo_scst.yaml"
 SMALL = ["model.layers=3", "model.hidden_size=192", "model.heads=6", "model.intermediate_size=768"]
 PAIRS = ["data.pairs=nowhere.jsonl"]
 TOLERANCE = 0.15
+OF_SAMPLES = 0.25  # of self-critical training the estimate is above: samples are not all of full length at once
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ def any_precision() -> Iterator[None]:
             False,
             ["optim.precision=bf16", "optim.batch_size=8", "masking.caption=dense", "data.captions_per_picture=2"],
         ),
+        ("scst", False, ["optim.precision=fp32", "optim.batch_size=8"]),
         ("pairs", False, ["optim.precision=fp32", *PAIRS]),
         ("both", False, ["optim.precision=fp32", *PAIRS]),
     ],
@@ -70,7 +74,10 @@ def test_memory_of_real_updates(
     """The most bytes that tensors hold during two updates, within the stated tolerance; checkpoints to 1 %."""
     if fused:  # what a GPU does
         monkeypatch.setattr(modeling, "_attention_kernel", lambda x: nullcontext())
-    path, real = (FINETUNE, finetune) if stage == "captions" else (PRETRAIN, pretrain)
+    path, real = {
+        "captions": (FINETUNE, finetune),
+        "scst": (SCST, partial(self_critical, from_anything=True)),
+    }.get(stage, (PRETRAIN, pretrain))
     write_pieces((f"piece{number}" for number in range(3000)), tmp_path / "vocabulary.txt")
     sizes = [*SMALL, "optim.batch_size=32", f"model.vocabulary={tmp_path / 'vocabulary.txt'}"]
     sizes.append(f"objective={stage}")
@@ -90,7 +97,8 @@ def test_memory_of_real_updates(
         and found.pictures == plan.per_process
         and found.rate > 0
     )
-    assert memory_of(plan, cpu=not fused).total == pytest.approx(counted.peak, rel=TOLERANCE)
+    tolerance = OF_SAMPLES if stage == "scst" else TOLERANCE
+    assert memory_of(plan, cpu=not fused).total == pytest.approx(counted.peak, rel=tolerance)
     assert saved[0] == pytest.approx(4 * parameters_of(plan).all, rel=0.01)
 
 

@@ -1,6 +1,7 @@
 """finetune/import_checkpoint.py: from a foreign folder and a store to captions, and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from vivo.data.regions import RegionStore, RegionStoreWriter
 from vivo.data.types import Regions
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import predict_split
+from vivo.split_prediction import predict_split
+from vivo.training.runs import starting_model
 from vivo.training.tasks import caption_pictures
 from vivo.weights import load_model
 
@@ -127,11 +129,18 @@ def test_what_is_refused_is_one_line(source: Path, store: Path, tmp_path: Path, 
         ({"use_img_layernorm": 0}, "holds LayerNorm.weight"),
         ({"hidden_act": "relu"}, "only BERTs with gelu"),
         ({"max_position_embeddings": 60}, "has 60 positions, 70 are asked for"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'; it must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must be"),
+        ({"num_attention_heads": 7}, "hidden_size 24 cannot be shared by 7"),
+        ({"hidden_dropout_prob": "x"}, "hidden_dropout_prob is 'x'; it must be a number from 0 to 1"),
+        ({"img_layer_norm_eps": "x"}, "img_layer_norm_eps is 'x'; it must be"),
         ({"num_hidden_layers": 3}, "lacks encoder.layer.2."),
         ({"num_hidden_layers": 1}, "holds encoder.layer.1."),
     ):
         config.write_text(json.dumps(right | change))
         assert words in refused(source, out, capsys), change
+    config.write_text(json.dumps({name: value for name, value in right.items() if name != "num_hidden_layers"}))
+    assert "says no num_hidden_layers" in refused(source, out, capsys)
     config.write_text(json.dumps(right))
     for name, value, words in (
         ("cls.predictions.decoder.weight", None, "the checkpoint is not whole"),
@@ -141,6 +150,8 @@ def test_what_is_refused_is_one_line(source: Path, store: Path, tmp_path: Path, 
             torch.zeros(24, 15),
             "img_embedding.weight is [24, 15], the model needs [24, 14]",
         ),
+        ("bert.img_embedding.bias", torch.full((24,), math.nan), "img_embedding.bias has numbers that are not finite"),
+        ("bert.encoder.layer.0.attention.self.query.weight", torch.tensor(1.0), "is [] and [24, 24] and [24, 24], the"),
         ("bert.code_embeddings.weight", torch.zeros(3, 3), "holds code_embeddings.weight"),
     ):
         changed = {key: v for key, v in (state | {name: value}).items() if v is not None}
@@ -157,6 +168,18 @@ def test_what_is_refused_is_one_line(source: Path, store: Path, tmp_path: Path, 
     out.mkdir()
     (out / "mine.txt").write_text("")
     assert main([str(source), str(out)]) == 2 and "mine.txt" in capsys.readouterr().err
+
+
+def test_a_training_takes_it_only_when_it_is_imported(source: Path, store: Path, tmp_path: Path):
+    """As a plain BERT it would lose its region projection and its tags without a word."""
+    plain = ["model.vocabulary=", "model.standardise_regions=false"]
+    config = load_config(WORLD, [f"init={source}", *plain])
+    with pytest.raises(UserError, match="init .*checkpoint-1-2: a checkpoint of Oscar.*import_checkpoint.py"):
+        starting_model(config, VivoForCaptioning, RegionStore(store), "captions")
+    assert main([str(source), str(tmp_path / "ours"), "--regions", str(store)]) == 0
+    config = load_config(WORLD, [f"init={tmp_path / 'ours'}", *plain])
+    _, model = starting_model(config, VivoForCaptioning, RegionStore(store), "captions")
+    assert model.config.tags_as_text
 
 
 def test_it_can_be_trained_further_with_the_tags_that_it_knows(source: Path, store: Path, tmp_path: Path):

@@ -108,15 +108,14 @@ def test_what_cannot_be_left_out_is_refused() -> None:
 
 
 def test_meteor_of_people(java: str) -> None:
-    """Its statistics are those of each caption against the others."""
+    """Its statistics are those of each caption against the others, in the means every picture weighs the same."""
     mean, first = human_scores(split()[:2], Meteor())
-    texts = [[" ".join(t) for t in ptb_tokenize_all(e.captions)] for e in split()[:2]]
-    expected = Meteor().score([t[0] for t in texts], [t[1:] for t in texts], {"overall": [0, 1]})
-    assert np.array_equal(first.meteor_statistics, expected.statistics)
-    assert first.table(50)["overall"]["METEOR"].value == pytest.approx(100 * expected.groups["overall"])
-    assert mean.meteor_statistics[1] == pytest.approx(
-        (expected.statistics[1] + Meteor().score([texts[1][1]], [[texts[1][0]]], {}).statistics[0]) / 2
-    )
+    dog, cat = ([" ".join(t) for t in ptb_tokenize_all(e.captions)] for e in split()[:2])
+    expected = Meteor().score([*dog, *cat], [dog[1:], dog[::2], dog[:2], cat[1:], cat[:1]], {"first": [0, 3]})
+    assert np.array_equal(first.meteor_statistics, expected.statistics[[0, 3]])
+    assert first.table(50)["overall"]["METEOR"].value == pytest.approx(100 * expected.groups["first"])
+    assert mean.meteor_statistics[0] == pytest.approx(expected.statistics[:3].mean(axis=0))
+    assert mean.meteor_statistics[1] == pytest.approx(expected.statistics[3:].mean(axis=0))
 
 
 def test_the_record_is_kept_for_the_same_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,11 +137,8 @@ def test_separators_in_captions_shift_no_score(java: str) -> None:
         captions += [f"a dog{separator}runs", "a cat"]
         references += [["a dog runs"], [f"a{separator}cat sleeps"]]
     found = Meteor().score(captions, references, {}).per_picture.reshape(-1, 2)
-    assert found[0].tolist() == pytest.approx([1.0, found[0, 1]]) and 0.2 < found[0, 1] < 0.9
-    # a line break of some kind is white space or a letter to METEOR, so a caption with one may lose; the next may not
-    assert (found[:, 0] > 0.6).all() and (found[:, 1] > 0.2).all()
-    spaces = [1 + separators.index(s) for s in ("\n", "\r", " ||| ")]
-    assert found[spaces].tolist() == [found[0].tolist()] * 3
+    assert found[0, 0] == 1.0 and 0.2 < found[0, 1] < 0.9
+    assert found[1:].tolist() == [found[0].tolist()] * len(separators)
 
 
 def test_a_missing_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

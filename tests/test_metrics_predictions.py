@@ -91,6 +91,18 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_older_captions_never_stand_beside_a_newer_header(tmp_path: Path) -> None:
+    """Writing fails between the two: what is left is no predictions at all."""
+    path = tmp_path / "predictions.json"
+    write_predictions(path, RECORDS, {"beam": 5}, [{"image_id": "7"}, {"image_id": "8"}])
+    assert len((tmp_path / "predictions.constraints.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "predictions.header.json").unlink()
+    (tmp_path / "predictions.header.json").mkdir()  # cannot be replaced by a file
+    with pytest.raises(UserError, match="cannot write .*predictions.header.json"):
+        write_predictions(path, RECORDS[:1], {"beam": 1})
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.header.json"]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[..., list[str]]:
     """A split of 12 pictures with classes, and a writer of predictions for it."""
@@ -258,6 +270,13 @@ def test_compare_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert program("compare").main([pair[0], pair[0], *common, "--resamples", "50"]) == 0
     printed = capsys.readouterr().out
     assert "within noise" in printed and "better" not in printed
+    assert "notes" not in result and set(result["overall"]) > {"CIDEr", "ROUGE_L", "BLEU-1", "BLEU-4"}
+    (tmp_path / "partition.csv").write_text("image_id,domain\n" + "".join(f"{n},in\n" for n in range(12)))
+    moved = [*pair, *common, "--resamples", "50", "--partition", str(tmp_path / "partition.csv"), "--out", str(out)]
+    assert program("compare").main(moved) == 0
+    result = json.loads(out.read_text())
+    assert "CIDEr" not in result.get("near", {}) and "partition.csv (12 / 0 / 0 pictures" in result["notes"][0]
+    assert result["notes"][0] in capsys.readouterr().out
     assert program("compare").main([*pair, *common, "--resamples", "0"]) == 2
 
 

@@ -363,3 +363,17 @@ def test_frozen_vocabulary_gets_no_gradient():
     model.freeze_vocabulary()
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["vivo.embeddings.word.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_bfloat16_weights_read_float32_features_and_mostly_write_the_same(beam: int):
+    decode, same = DecodeConfig(beam=beam, max_tokens=4), 0
+    for seed in range(8):
+        context, model = small_context(seed), small_model(seed=seed, standardise_regions=True)
+        expected = caption_batch(model, context, decode)
+        found = caption_batch(model.to(torch.bfloat16), context, decode)
+        for (one, *_), (two, *_) in zip(expected, found, strict=True):
+            if one.tokens == two.tokens:
+                same += 1
+                assert two.score != one.score and two.score == pytest.approx(one.score, abs=0.05)
+    assert same >= 20  # of 24

@@ -17,8 +17,8 @@ from vivo.data.text import TagPieces, load_tokenizer
 from vivo.data.types import Regions
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForTagPretraining
-from vivo.prediction import predict_split
 from vivo.self_tagging import MOST_SLOTS, VOCABULARY, SelfTagger, best_threshold
+from vivo.split_prediction import predict_split
 from vivo.training.runs import finetune, pretrain
 from vivo.weights import bert_folder
 

@@ -1,20 +1,28 @@
 """Weights of others from every layout of files: BERT's logits, and what is refused."""
 
 import json
+import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
+from vivo.config import load_config
 from vivo.data.text import load_tokenizer
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
-from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
+from vivo.processing import VivoProcessor
 from vivo.tensor_files import TensorFiles
+from vivo.training.runs import self_critical
+from vivo.training.tasks import keeps_repeats
 from vivo.weights import bert_config, bert_folder, head_is_tied, load_bert, load_model
 
+WORLD = Path(__file__).parents[1] / "configs" / "finetune" / "world.yaml"
 # Depths and heads of BERT-base and BERT-large, at a width that tests can afford.
 BASE = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 48, "intermediate_size": 96}
 LARGE = {"num_hidden_layers": 24, "num_attention_heads": 16, "hidden_size": 64, "intermediate_size": 128}
@@ -133,14 +141,89 @@ def test_pickles_of_anything_else_are_refused_in_one_line(tmp_path: Path, capsys
     assert "must not run" not in capsys.readouterr().out
 
 
+def ours_in(folder: Path) -> VivoForCaptioning:
+    """A small model of ours with random weights, saved."""
+    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    model = VivoForCaptioning(VivoConfig(vocab_size=20, feature_size=4, **shape))
+    model.save_pretrained(folder)
+    return model
+
+
 def test_a_model_of_ours_is_never_a_pickle(tmp_path: Path):
-    model = VivoForCaptioning(VivoConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-    model.save_pretrained(tmp_path)
+    model = ours_in(tmp_path)
     load_model(VivoForCaptioning, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="are a pickle.*safetensors"):
         load_model(VivoForCaptioning, tmp_path)
+
+
+def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a model folder."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "words"),
+    [
+        (lambda t: t.pop("vivo.layers.1.qkv.bias"), {}, "vivo.layers.1.qkv.bias is missing"),
+        (lambda t: t.pop("vivo.regions.linear.weight"), {}, "vivo.regions.linear.weight is missing"),
+        (lambda t: t.pop("vivo.regions.mean"), {}, "vivo.regions.mean is missing"),
+        (lambda t: t.update(more=torch.zeros(2)), {}, "more is no part of the model"),
+        (lambda t: t.update({"head.bias": torch.zeros(5)}), {}, r"head.bias is \[5\], not \[20\]"),
+        (lambda t: t["head.bias"].fill_(math.nan), {}, "head.bias has numbers that are not finite"),
+        (lambda t: t["vivo.regions.scale"][1:2].fill_(math.inf), {}, "vivo.regions.scale has numbers"),
+        (len, {"num_hidden_layers": 3}, "vivo.layers.2.attention_norm.bias is missing"),
+        (len, {"num_hidden_layers": 1}, "vivo.layers.1.attention_norm.bias is no part"),
+        (len, {"tie_word_embeddings": False}, "head.output.weight is missing"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole_is_refused_in_one_line(
+    change: Callable, fields: dict, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Every stage reads the others' folders, and none of them fills a tensor by chance."""
+    ours_in(tmp_path)
+    for kind in (VivoForCaptioning, VivoForTagPretraining, VivoForPretraining):
+        load_model(kind, tmp_path, training_stage="tags")
+    spoil(tmp_path, change)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | fields))
+    capfd.readouterr()
+    with pytest.raises(UserError, match=words) as refused:
+        load_model(VivoForCaptioning, tmp_path)
+    assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_configurations_and_tokenizers_that_are_none_are_refused_in_one_line(tmp_path: Path):
+    ours_in(tmp_path)
+    right = json.loads((tmp_path / "config.json").read_text())
+    for content, words in (
+        ("{", "no readable configuration"),
+        ("[]", "is no table of settings"),
+        (json.dumps(right | {"hidden_size": "x"}), "hidden_size is 'x'"),
+        (json.dumps(right | {"num_attention_heads": 7}), "hidden_size 8 cannot be shared by 7"),
+        (json.dumps(right | {"region_layer_norm_eps": None}), "region_layer_norm_eps is None"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=words) as refused:
+            load_model(VivoForCaptioning, tmp_path)
+        assert "\n" not in str(refused.value)
+        config = load_config(WORLD, [f"init={tmp_path}"])
+        for reader in (VivoProcessor.from_pretrained, bert_config):
+            with pytest.raises(UserError, match=words):
+                reader(tmp_path)
+        for reader in (keeps_repeats, self_critical):
+            with pytest.raises(UserError, match=words):
+                reader(config)
+    (tmp_path / "config.json").write_text(json.dumps(right))
+    for content in ("{}", "[]", "{"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match="tokenizer.json cannot be read") as refused:
+            load_tokenizer(tmp_path)
+        assert "\n" not in str(refused.value)
 
 
 def test_other_activations_and_folders_without_weights_are_refused(tmp_path: Path):

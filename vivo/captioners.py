@@ -1,13 +1,12 @@
 """The captioners that there are, and how one is found by its folder."""
 
-import json
 from pathlib import Path
 
 from vivo.captioning import CaptioningModel
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning
 from vivo.show_and_tell.modeling import ShowAndTell
-from vivo.weights import load_model
+from vivo.weights import load_model, read_configuration
 
 CAPTIONERS: dict[str, type[CaptioningModel]] = {
     kind.config_class.model_type: kind for kind in (VivoForCaptioning, ShowAndTell)
@@ -24,10 +23,7 @@ def captioner_class(folder: str | Path) -> type[CaptioningModel]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no config.json; give the folder of a trained model")
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); train or copy the model again") from error
+    kind = read_configuration(path).get("model_type", "")
     if kind not in CAPTIONERS:
         raise UserError(f"{path}: model type {kind!r} is no captioner of vivo ({', '.join(CAPTIONERS)})")
     return CAPTIONERS[kind]

@@ -25,6 +25,17 @@ Batch = dict[str, Tensor | list[str]]
 Collate = Callable[[Sequence[tuple[str, list[str], "Regions"]]], Batch]
 """Makes a batch of (picture id, tags, what is known of the picture)."""
 
+DECODE_OPTIONS = {
+    "num_beams": "beam",
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "length_penalty": "length_penalty",
+    "no_repeat_ngram_size": "no_repeat",
+    "num_beam_groups": "groups",
+    "diversity_penalty": "diversity",
+}
+"""Options of transformers' `generate` that a search here has, too -> fields of `vivo.config.DecodeConfig`."""
+
 
 class CaptioningModel:
     """Beside these, a captioner is a transformers model whose configuration has `cls_token_id` (begins a caption),
@@ -32,9 +43,11 @@ class CaptioningModel:
 
     Attributes:
         reads_pixels: whether a picture is enough, and no detector is needed: it then has a `reader`.
+        batch_keys: what it reads of a batch.
     """
 
     reads_pixels = False
+    batch_keys: tuple[str, ...] = ()
 
     def reader(self) -> "Detector":
         """Of a model that reads pixels, what makes them of pictures, in the habit of a detector."""
@@ -71,16 +84,26 @@ class CaptioningModel:
         if self.config.training_stage != "captions":
             raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
 
-    def generate(self, num_beams: int = 1, max_new_tokens: int = 20, **batch: Tensor | list[str]) -> Tensor:
+    def generate(self, **given: Tensor | list[str] | float) -> Tensor:
         """Captions in the habit of transformers: `model.generate(**processor(pictures), num_beams=5)`.
+
+        Args:
+            given: what a processor gave, and any of DECODE_OPTIONS.
 
         Returns:
             int64 [B, longest]: the best caption of each picture, [SEP] behind it, then padding.
+
+        Raises:
+            UserError: an option that the search does not have, or a value that it cannot have.
         """
-        from vivo.config import DecodeConfig
+        from vivo.config import DecodeConfig, checked_decode
         from vivo.prediction import caption_batch  # which imports this module
 
         self.check_can_caption(self.name_or_path or type(self).__name__)
-        found = caption_batch(self, batch, DecodeConfig(beam=num_beams, max_tokens=max_new_tokens))
+        if unknown := sorted(given.keys() - {*DECODE_OPTIONS, *self.batch_keys, "image_ids"}):
+            raise UserError(f"generate: has no {', '.join(unknown)}; its options are {', '.join(DECODE_OPTIONS)}")
+        options = {ours: given[theirs] for theirs, ours in DECODE_OPTIONS.items() if theirs in given}
+        batch = {key: given[key] for key in self.batch_keys if key in given}
+        found = caption_batch(self, batch, checked_decode(DecodeConfig(**options)))
         rows = [torch.tensor([*best.tokens, self.config.sep_token_id]) for best, *_ in found]
         return nn.utils.rnn.pad_sequence(rows, True, self.config.pad_token_id).to(self.device)

@@ -161,6 +161,16 @@ def features_subset(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {pictures} pictures, {copied} of them copied now{left_out}")
 
 
+def features_tags(arguments: argparse.Namespace) -> None:
+    """`vivo features tags`: what a store's detector calls its pictures' regions, as a tag file."""
+    from vivo.data.region_tools import write_detector_tags
+    from vivo.data.regions import RegionStore
+
+    written = write_detector_tags(arguments.store, arguments.out, arguments.detector_score)
+    pictures = len(RegionStore(arguments.store))
+    print(f"{arguments.out}: {pictures} pictures with {written} tags ({written / pictures:.1f} a picture)")
+
+
 def data_check(arguments: argparse.Namespace) -> int:
     """`vivo data check`: what is in a source and what the model will see; exit status 1 if something is broken."""
     from rich.console import Console
@@ -296,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=doctor)
 
     verb = verbs.add_parser("features", help="look into stores of region features, join and cut them")
-    kinds = verb.add_subparsers(required=True, metavar="inspect|verify|merge|subset")
+    kinds = verb.add_subparsers(required=True, metavar="inspect|verify|merge|subset|tags")
     for name, run, text in (
         ("inspect", features_inspect, "what it holds and which detector made it"),
         ("verify", features_verify, "read everything and list what is wrong"),
@@ -325,6 +335,13 @@ def _parser() -> argparse.ArgumentParser:
         help="an id that the store lacks: an error (default), or left out",
     )
     kind.set_defaults(run=features_subset)
+    kind = kinds.add_parser("tags", help="what its detector calls the regions, as a tag file")
+    kind.add_argument("store", type=Path, metavar="STORE")
+    kind.add_argument("--out", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet, for tags: file")
+    kind.add_argument(
+        "--detector-score", type=float, default=0.0, metavar="P", help="confidence that a tag needs; default: 0, all"
+    )
+    kind.set_defaults(run=features_tags)
 
     verb = verbs.add_parser("data", help="look into pictures, captions and tags of your own")
     kinds = verb.add_subparsers(required=True, metavar="check")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from vivo.config_checks import check_evaluation, check_training
+from vivo.config_checks import check_decoding, check_evaluation, check_training
 from vivo.config_layers import at_least, between, duration, load_layers, one_of, value_problems
 from vivo.errors import UserError
 
@@ -313,7 +313,7 @@ class DecodeConfig:
     # Longest caption, in word pieces.
     max_tokens: int = at_least(20, 1)
     # A caption's log-probability is divided by its length to this power before captions are compared.
-    length_penalty: float = at_least(1.0, 0.0)
+    length_penalty: float = between(1.0, 0.0, 10.0)
     # No so many word pieces in a row twice in one caption; 0 allows it.
     no_repeat: int = at_least(0, 0)
     # Shortest caption, in word pieces.
@@ -369,6 +369,13 @@ class EvalConfig:
     tag_file: str = ""
     # Folder for predictions.json and its header.
     out: str = "runs/eval"
+    # Of the matrix products: fp32, bf16, fp16 (GPU only), or "auto": bf16 where the hardware computes it fast.
+    precision: str = one_of("fp32", "auto", "bf16", "fp16")
+    # Seconds after which a process that waits for the others gives up; it waits for the slowest at the end.
+    timeout: int = at_least(3600, 1)
+    # So many captions of each picture, the best, with the log-probability of each word piece:
+    # predictions.n_best.jsonl beside predictions.json (docs/decoding.md). 0: no such file.
+    n_best: int = at_least(0, 0)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
@@ -385,6 +392,14 @@ def load_eval_config(path: str | Path, overrides: Sequence[str] = ()) -> EvalCon
 def to_yaml(config: TrainConfig | EvalConfig) -> str:
     """All fields of `config` as YAML that `load_config` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def checked_decode(decode: DecodeConfig) -> DecodeConfig:
+    """A search that a program asks for, its fields checked one by one and against each other as a file's are."""
+    for key, problem in value_problems(decode, "decode."):
+        raise UserError(f"{key}: {problem}")
+    check_decoding(decode)
+    return decode
 
 
 def configs_dir() -> Path:

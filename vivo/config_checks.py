@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from vivo.config import DecodeConfig, EvalConfig, TrainConfig
 
 
+MOST_HYPOTHESES = 2**13
+"""Of a picture in constrained beam search; each constraint doubles them."""
+
+
 def check_evaluation(config: "EvalConfig") -> None:
     """What an evaluation needs."""
     for name in ("checkpoint", "references"):
@@ -18,13 +22,27 @@ def check_evaluation(config: "EvalConfig") -> None:
         raise UserError("regions: is needed, or pictures for a captioner that sees pixels; give one of the two")
     if config.tags == "file" and not config.tag_file:
         raise UserError("tag_file: is needed with tags: file")
-    _check_decoding(config.decode)
+    check_decoding(config.decode)
+    found = config.decode.beam if config.decode.conventions == "vivo" else 1
+    if config.n_best > found:
+        hint = "give decode.beam" if config.decode.conventions == "vivo" else "Oscar's search keeps the best alone"
+        raise UserError(f"n_best: {config.n_best} captions, but the search finds {found} of a picture; {hint}")
 
 
-def _check_decoding(decode: "DecodeConfig") -> None:
+def check_decoding(decode: "DecodeConfig") -> None:
     """The cross-field checks of a search."""
     if decode.beam % decode.groups:
         raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
+    if decode.min_tokens > decode.max_tokens:
+        raise UserError(f"decode.min_tokens: {decode.min_tokens} is more than decode.max_tokens: {decode.max_tokens}")
+    if decode.diversity and decode.groups == 1:
+        raise UserError("decode.diversity: is for decode.groups of 2 or more")
+    hypotheses = decode.beam << decode.constraints_at_most
+    if decode.constraints != "none" and hypotheses > MOST_HYPOTHESES:
+        raise UserError(
+            f"decode.constraints_at_most: {decode.constraints_at_most} constraints are up to {hypotheses:,} hypotheses "
+            f"a picture with decode.beam={decode.beam}, more than {MOST_HYPOTHESES:,}: take fewer (docs/decoding.md)"
+        )
     if decode.groups > 1 and decode.conventions != "vivo":
         raise UserError(f"decode.groups: diverse beams are not part of decode.conventions: {decode.conventions}")
     if decode.constraints != "none" and decode.conventions != "vivo":

@@ -5,10 +5,8 @@
 Beside predictions.json lies predictions.constraints.jsonl, one line a picture: `ConstrainedCaptions.traces`.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +16,6 @@ from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords, read_class_words
 from vivo.data.collate import Batch, picture_rows
-from vivo.data.predictions import constraints_path
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, decode_caption
 from vivo.data.types import Regions
@@ -27,8 +24,7 @@ from vivo.decoding.constraints import Constraint, ConstraintRules, LeftOut, choo
 from vivo.decoding.machine import ConstraintMachine
 from vivo.decoding.search import Hypothesis
 from vivo.errors import UserError
-from vivo.files import atomic_write_text
-from vivo.prediction import decoding_rules
+from vivo.prediction import check_found, decoding_rules
 
 Chosen = tuple[list[Constraint], list[LeftOut]]
 
@@ -117,7 +113,9 @@ class ConstrainedCaptions:
         if not any(found.choose(image_id)[0] for image_id in image_ids):
             raise UserError(
                 f"{store.path}: its detector, {store.detector.get('name', 'without name')}, names nothing that could "
-                "be a constraint; give decode.constraint_regions, regions of one that does, or decode.constraints=none"
+                f"be a constraint in these {len(image_ids)} pictures, with a score of at least "
+                f"{decode.constraint_score}; give decode.constraint_regions, regions of another, or "
+                "decode.constraints=none"
             )
         return found
 
@@ -137,6 +135,7 @@ class ConstrainedCaptions:
             ConstraintMachine([list(self._forms(c).values()) for c in some], self._continues) for some, _ in chosen
         ]
         found = constrained_batch(model, batch, machines, self.decode)
+        check_found([result.hypotheses for result in found])
         for image_id, result, machine, of in zip(image_ids, found, machines, chosen, strict=True):
             self.traces[image_id] = self._trace(result, machine, of)
         return [result.hypotheses for result in found]
@@ -173,20 +172,16 @@ class ConstrainedCaptions:
             "left_out": [{"name": x.name, "score": round(x.score, 4), "reason": x.reason} for x in left_out],
         }
 
-    def summary(self) -> dict[str, Any]:
-        """For the header of the predictions: how many pictures had how many constraints, and what became of them."""
-        counts = Counter(len(trace["constraints"]) for trace in self.traces.values())
-        return {
-            "pictures_by_constraints": {str(number): counts[number] for number in sorted(counts)},
-            "constraints": sum(number * count for number, count in counts.items()),
-            "satisfied": sum(trace["satisfied"] for trace in self.traces.values()),
-            "fell_back": sum(trace["fell_back"] for trace in self.traces.values()),
-        }
 
-    def write(self, predictions: Path) -> None:
-        """The traces, beside a predictions file."""
-        lines = [json.dumps({"image_id": i} | trace, ensure_ascii=False) + "\n" for i, trace in self.traces.items()]
-        atomic_write_text(constraints_path(predictions), "".join(lines))
+def summary_of(traces: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """For the header of the predictions: how many pictures had how many constraints, and what became of them."""
+    counts = Counter(len(trace["constraints"]) for trace in traces)
+    return {
+        "pictures_by_constraints": {str(number): counts[number] for number in sorted(counts)},
+        "constraints": sum(number * count for number, count in counts.items()),
+        "satisfied": sum(trace["satisfied"] for trace in traces),
+        "fell_back": sum(trace["fell_back"] for trace in traces),
+    }
 
 
 def continuing_pieces(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

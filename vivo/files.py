@@ -65,7 +65,20 @@ def atomic_write_json(path: str | Path, value: Any) -> None:
 
     NaN and infinity are refused with a `ValueError`: they are not JSON, and a score that is one is a bug.
     """
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `atomic_write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def remove_file(path: str | Path) -> None:
+    """Delete the file `path`, if it is there."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot("remove", Path(path), error) from error
 
 
 def refuse_loss(path: str | Path, ours: Collection[str], needed: Iterable[str | Path] = ()) -> None:
@@ -92,6 +105,28 @@ def refuse_loss(path: str | Path, ours: Collection[str], needed: Iterable[str | 
             f"{path}: would be replaced, but holds {others[0]}{more}, which this program did not write; name another"
             " folder, or remove that first"
         )
+
+
+def lock_folder(folder: Path, what: str) -> int:
+    """Hold a folder against a second command; returns the descriptor to close.
+
+    Args:
+        what: is written there, for the error.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    import fcntl  # here: nothing else of this module is for Unix alone
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"{folder}: another process is writing {what}; wait for it or choose another folder") from error
+    except OSError:
+        pass  # a file system without locks on folders: no reason to refuse work
+    return descriptor
 
 
 @contextmanager

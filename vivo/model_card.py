@@ -167,7 +167,9 @@ def _use(config: Config) -> str:
             "from vivo.captioner import Captioner\n\n"
             f'captioner = Captioner.from_pretrained("DIR")  # {place}\n'
             'for caption in captioner("photo.jpg"):\n'
-            "    print(caption.text, caption.score)\n"
+            "    print(caption.text, caption.score)\n\n"
+            "# without DIR/detector, from a store of its features:\n"
+            "# python eval/predict.py configs/eval/world.yaml checkpoint=DIR regions=STORE references=CAPTIONS.json\n"
         )
     return (
         "import vivo  # lets transformers know this kind of model; no remote code\n"

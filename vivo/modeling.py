@@ -47,6 +47,15 @@ if TYPE_CHECKING:
     from vivo.data.regions import RegionStore
 
 CAPTION_SEGMENT = 0
+CONTEXT_KEYS = (
+    "tag_ids",
+    "tag_positions",
+    "tag_mask",
+    "tag_words",
+    "region_features",
+    "region_positions",
+    "region_mask",
+)
 Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Keys and values [B, N, L, H] of some elements -> those that their queries read, [B, N, *, H]."""
 
@@ -114,11 +123,12 @@ class RegionProjection(nn.Module):
         self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
-        """[..., F] of any float dtype, [..., 6] -> [..., D]."""
+        """[..., F], [..., 6] of any float dtype -> [..., D] in that of the weights (standardised in the positions')."""
         features = features.to(positions.dtype)
         # a feature that is rare in the sample can lie hundreds of deviations away
         features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
-        return self.dropout(self.norm(self.linear(torch.cat([features, positions], dim=-1))))
+        told = torch.cat([features.to(positions.dtype), positions], dim=-1).to(self.linear.weight.dtype)
+        return self.dropout(self.norm(self.linear(told)))
 
 
 def _attention_kernel(x: Tensor) -> AbstractContextManager[None]:
@@ -431,6 +441,8 @@ class VivoForTagPretraining(_VivoWithHead):
 
 class VivoForCaptioning(CaptioningModel, _VivoWithHead):
     """Caption tokens given tags and regions: in fine-tuning, and in pre-training on image-sentence pairs alone."""
+
+    batch_keys = CONTEXT_KEYS
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"logits"}, see `caption_logits`."""

@@ -14,7 +14,6 @@ from 40 on and with segment 1 (`tags_as_text`, `tag_position_offset`, `tag_segme
 nor segment in both. Their attention mask is ours (vivo/attention_mask.py). Their search is vivo/decoding/oscar.py.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from vivo.errors import UserError
 from vivo.model_config import VivoConfig
 from vivo.modeling import VivoForCaptioning
 from vivo.tensor_files import TensorFiles
-from vivo.weights import bert_config, copy_tensors, key_map
+from vivo.weights import bert_config, copy_tensors, key_map, read_configuration
 
 BOX_NUMBERS = 6
 _REGIONS = {
@@ -57,7 +56,7 @@ class InputLengths:
 
 def is_oscar(folder: Path) -> bool:
     """Whether the configuration in `folder` is one of Oscar's: it says how long a region's numbers are."""
-    return "img_feature_dim" in _configuration(folder)
+    return "img_feature_dim" in read_configuration(folder / "config.json")
 
 
 def load_oscar(folder: Path, lengths: InputLengths | None = None, **ours: Any) -> VivoForCaptioning:
@@ -94,7 +93,8 @@ def load_oscar(folder: Path, lengths: InputLengths | None = None, **ours: Any) -
 
 def oscar_config(folder: Path, tensors: Mapping[str, Tensor], lengths: InputLengths, **ours: Any) -> VivoConfig:
     """The VivoConfig of an Oscar checkpoint; see `load_oscar`."""
-    path, told = folder / "config.json", _configuration(folder)
+    path = folder / "config.json"
+    told = read_configuration(path)
     size = told.get("img_feature_dim")
     if not isinstance(size, int) or size <= BOX_NUMBERS:
         raise UserError(
@@ -135,12 +135,3 @@ def _check_output_weights(path: Path, told: Mapping[str, Any], tensors: Mapping[
         raise UserError(f"{path}: says no tie_weights, but there is no {output}: the checkpoint is not whole")
     if tied and output in tensors and words in tensors and not torch.equal(tensors[output], tensors[words]):
         raise UserError(f"{path}: says tie_weights, but {output} differs from the word embeddings; which is right?")
-
-
-def _configuration(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no readable configuration ({error}); give the folder of a checkpoint") from error
-    return told if isinstance(told, dict) else {}

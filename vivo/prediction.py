@@ -6,10 +6,9 @@ not copied for each of them. A step costs two positions a beam: the last token, 
 [MASK] behind it, whose output is the next token (Hu et al. 2021, Fig. 2c).
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,19 +19,14 @@ from vivo.captioners import captioner_class, load_captioner
 from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig
 from vivo.data.collate import Batch, picture_rows, to_device
-from vivo.data.predictions import constraints_path, write_predictions
-from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
 from vivo.decoding.rules import AtLeast, Never, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
-from vivo.ensemble import Ensemble
 from vivo.errors import UserError
-from vivo.files import writable_folder
 from vivo.modeling import Context, VivoForCaptioning
-from vivo.self_tagging import open_tag_source
 from vivo.show_and_tell.pictures import PictureReader, PictureStore
 
 if TYPE_CHECKING:
@@ -91,7 +85,7 @@ def caption_batch(model: CaptioningModel, batch: Batch, decode: DecodeConfig) ->
         return oscar_beam_search(step, pictures, *ends, decode.beam, limit, decode.length_penalty, device, rules)
     if decode.beam == 1:
         return [[h] for h in greedy_search(step, pictures, *ends, limit, decode.length_penalty, device, rules)]
-    return beam_search(
+    found = beam_search(
         step,
         pictures,
         *ends,
@@ -103,6 +97,14 @@ def caption_batch(model: CaptioningModel, batch: Batch, decode: DecodeConfig) ->
         decode.groups,
         decode.diversity,
     )
+    check_found(found)
+    return found
+
+
+def check_found(found: Sequence[Sequence[Hypothesis]]) -> None:
+    """Every picture has a hypothesis, unless the model gives no probabilities."""
+    if not all(found):
+        raise UserError("no caption was found: the model gives no token a probability (NaN); are its weights whole?")
 
 
 def decoding_rules(decode: DecodeConfig, end: int, never: Sequence[int] = ()) -> list[Rule]:
@@ -168,7 +170,7 @@ def caption_pictures(
     return {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in found.items()}
 
 
-def open_store(checkpoint: Path, regions: Path | Mapping[str, Path]) -> Any:
+def open_store(checkpoint: Path, regions: Path | Mapping[str, Path]) -> RegionStore | PictureStore:
     """The RegionStore at a path, or picture files (by id) as the captioner in `checkpoint` cuts them.
 
     Raises:
@@ -182,56 +184,3 @@ def open_store(checkpoint: Path, regions: Path | Mapping[str, Path]) -> Any:
     config = kind.config_class.from_pretrained(checkpoint)
     folder = next(iter(regions.values())).parent if regions else Path()
     return PictureStore(regions, folder, PictureReader(config.picture_size, config.picture_resize))
-
-
-def predict_split(
-    checkpoint: Path,
-    regions: Path | Mapping[str, Path],
-    image_ids: Sequence[str],
-    tags: str,
-    decode: DecodeConfig,
-    out: Path,
-    shown: Mapping[str, str] | None = None,
-    tag_file: str = "",
-    ensemble: Sequence[Path] = (),
-) -> dict[str, str]:
-    """Caption a split and write `out` with its header. Returns the captions by picture id.
-
-    Args:
-        regions: a RegionStore; or, of a captioner that sees pixels, the file of each picture.
-        tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
-        ensemble: further checkpoints, whose probabilities are averaged with those of the first.
-    """
-    store = open_store(checkpoint, regions)
-    tokenizer, model = load_captioning_model(checkpoint, store)
-    if ensemble:
-        others = [load_captioning_model(other, store) for other in ensemble]
-        model = Ensemble([model, *(other for _, other in others)], [tokenizer, *(own for own, _ in others)])
-    writable_folder(out.parent)  # before the work, not behind it
-    source = open_tag_source(tags, store, image_ids, tag_file, checkpoint / "tagger", model.config.tags_as_text)
-    constrained = None
-    if decode.constraints != "none":
-        from vivo.constrained_prediction import ConstrainedCaptions  # it is built on this module
-
-        constrained = ConstrainedCaptions.open(tokenizer, store, image_ids, decode, shown)
-    found = caption_pictures(model, tokenizer, store, image_ids, source, decode, shown, constrained)
-    header = {
-        "decode": dataclasses.asdict(decode),
-        "tags": tags,
-        "checkpoint": checkpoint.name,
-        "weights_sha256": sha256_of(checkpoint / "model.safetensors"),
-        "region_fingerprint": store.fingerprint,
-        "pictures": len(found),
-        "control": "another picture's regions and tags" if shown else "",
-    }
-    if ensemble:
-        header["ensemble"] = [sha256_of(other / "model.safetensors") for other in ensemble]
-    if constrained:
-        header["constraints"] = constrained.summary()
-        constrained.write(out)
-    else:
-        constraints_path(out).unlink(missing_ok=True)  # of captions that are overwritten
-    write_predictions(
-        out, [{"image_id": i, "caption": text, "score": score} for i, (text, score) in found.items()], header
-    )
-    return {image_id: text for image_id, (text, _) in found.items()}

@@ -10,6 +10,7 @@
 `vivo.captioner.Captioner` is the shorter way, and gives scores and tags.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from transformers import AutoProcessor, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.utils import PROCESSOR_NAME
 
 from vivo.data.collate import Batch, ContextCollator, Limits, detected_tags
 from vivo.data.text import decode_caption, load_tokenizer
@@ -25,6 +27,7 @@ from vivo.detectors.base import Detector, load_detector
 from vivo.detectors.pictures import open_picture
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
+from vivo.weights import read_configuration
 
 
 class VivoProcessor(ProcessorMixin):
@@ -45,25 +48,41 @@ class VivoProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **ignored) -> "VivoProcessor":
-        """From a model's or captioner's folder; nothing is downloaded."""
+        """From the folder of a model, of a captioner or of a saved processor; nothing is downloaded."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: no config.json; give the folder of a model of vivo")
+        if (folder / "config.json").is_file():
+            read_configuration(folder / "config.json")
+            limits = asdict(Limits.of(VivoConfig.from_pretrained(folder)))
+        elif (folder / PROCESSOR_NAME).is_file():
+            limits = _limits(folder / PROCESSOR_NAME)
+        else:
+            raise UserError(f"{folder}: no config.json or {PROCESSOR_NAME}; give the folder of a model of vivo")
         detector = load_detector(folder / "detector") if (folder / "detector").is_dir() else None
-        return cls(load_tokenizer(folder), asdict(Limits.of(VivoConfig.from_pretrained(folder))), detector)
+        return cls(load_tokenizer(folder), limits, detector)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Tokenizer, limits and the detector, as `from_pretrained` reads them; alone or beside a model."""
+        if self._detector is not None:  # first, so that a push takes it along
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self._detector.save_pretrained(Path(save_directory) / "detector")
+        return super().save_pretrained(str(save_directory), push_to_hub, **kwargs)
 
     def __call__(
         self,
         images: Sequence[str | Path | Image.Image] | str | Path | Image.Image | None = None,
         regions: Sequence[Regions] | None = None,
         tags: Sequence[Sequence[str]] | None = None,
+        return_tensors: str = "pt",
     ) -> Batch:
         """One batch: tag and region keys of data/collate.py.
 
         Args:
             images: pictures, for which the folder must have a detector/. regions: what a detector said, instead.
             tags: of each picture; default: the class names of its regions.
+            return_tensors: "pt", the only kind there is.
         """
+        if return_tensors != "pt":
+            raise UserError(f'processor: return_tensors is {return_tensors!r}; only "pt" (PyTorch) is there')
         if regions is None:
             if images is None or self._detector is None:
                 raise UserError("processor: give regions=, or images= to one that was loaded with a detector/")
@@ -78,6 +97,14 @@ class VivoProcessor(ProcessorMixin):
         """int [B, L] as `generate` gives it -> captions."""
         rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
         return [decode_caption(self.tokenizer, row) for row in rows]
+
+
+def _limits(path: Path) -> dict[str, int | str | bool]:
+    """What `save_pretrained` wrote of them."""
+    try:
+        return asdict(Limits(**json.loads(path.read_text(encoding="utf-8"))["limits"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: holds no limits of a processor of vivo ({error}); save it again") from error
 
 
 AutoProcessor.register(VivoConfig, VivoProcessor)

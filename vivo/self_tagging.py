@@ -218,9 +218,20 @@ def open_tag_source(
         return source
     if kind != "self":
         return TagSource(kind, repeats=repeats)
-    writer = SelfTagger.from_pretrained(tagger, "cuda" if torch.cuda.is_available() else "cpu")
+    return written_tags(open_tagger(tagger, store), store, image_ids)
+
+
+def open_tagger(folder: str | Path, store: RegionStore) -> SelfTagger:
+    """The pre-trained model in `folder`, to write tags for pictures of `store`; features of another detector are
+    refused."""
+    writer = SelfTagger.from_pretrained(folder, "cuda" if torch.cuda.is_available() else "cpu")
     store.check_compatible(writer.model.config.region_fingerprint, writer.model.config.feature_size)
     store.check_all_fit(writer.limits.max_regions)
+    return writer
+
+
+def written_tags(writer: SelfTagger, store: RegionStore, image_ids: Sequence[str]) -> TagSource:
+    """The tags that `writer` gives these pictures."""
     given: dict[str, list[str]] = {}
     for ids in _parts(image_ids):
         found = writer.tags([store[i] for i in ids])

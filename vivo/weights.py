@@ -9,7 +9,7 @@ VinVL come in by vivo/oscar.py.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -41,11 +41,65 @@ def load_model(kind: type[Model], folder: str | Path, **changes) -> Model:
             f"{folder}: its weights are a pickle ({pickled.name}), and models of vivo are kept as safetensors alone; "
             "weights of others come in by finetune/import_checkpoint.py"
         )
+    read_configuration(folder / "config.json")
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of odd tensors, too: the first of them is named below
     try:
-        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **changes)
+        model, told = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **changes,
+        )  # fmt: skip
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: the model there cannot be loaded ({reason}); train or copy it again") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    odd = [f"{name} is missing" for name in sorted(told["missing_keys"])]  # transformers would make them random
+    odd += [f"{name} is no part of the model of its config.json" for name in sorted(told["unexpected_keys"])]
+    odd += [f"{name} is {[*has]}, not {[*needed]}" for name, has, needed in sorted(told["mismatched_keys"])]
+    odd += [f"{name} has numbers that are not finite" for name in not_finite(model.state_dict())[:1]]
+    if odd:
+        raise UserError(f"{folder}: the model there cannot be loaded ({odd[0]}); train or copy it again")
+    return model
+
+
+_COUNTS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "feature_size",
+)  # fmt: skip
+_SHARES = (
+    "layer_norm_eps", "img_layer_norm_eps", "region_layer_norm_eps", "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)  # fmt: skip
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """A config.json, ours or another's; what it says of the model's shape can be built.
+
+    Raises:
+        UserError: it cannot be read, or says a size that no model has.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no readable configuration ({error}); copy the checkpoint again") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{path}: is no table of settings; copy the checkpoint again")
+    for name in _COUNTS:
+        if name in told and (type(told[name]) is not int or told[name] < 1):
+            raise UserError(f"{path}: {name} is {told[name]!r}; it must be a whole number of at least 1")
+    for name in _SHARES:
+        if name in told and (type(told[name]) not in (int, float) or not 0 <= told[name] <= 1):
+            raise UserError(f"{path}: {name} is {told[name]!r}; it must be a number from 0 to 1")
+    width, heads = told.get("hidden_size", 768), told.get("num_attention_heads", 12)  # BERT's own, and ours
+    if width % heads:
+        raise UserError(f"{path}: hidden_size {width} cannot be shared by {heads} num_attention_heads")
+    return told
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that hold a NaN or an infinity."""
+    return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 # ours <- BERT's; a list is concatenated (query, key, value live in one matrix here)
@@ -120,8 +174,10 @@ def bert_config(folder: Path, layers: int | None = None, **ours) -> VivoConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f'{folder}: no config.json; give the folder of a BERT checkpoint, or "minilm"')
-    shape = json.loads(path.read_text())
-    depth = shape["num_hidden_layers"]
+    shape = read_configuration(path)
+    depth = shape.get("num_hidden_layers")
+    if depth is None:
+        raise UserError(f"{path}: says no num_hidden_layers, so it is not that of a BERT; copy the checkpoint again")
     if layers and layers > depth:
         raise UserError(f"model.layers={layers}, but {folder} has {depth}; ask for {depth} or fewer")
     if shape.get("hidden_act", "gelu") != "gelu":
@@ -182,7 +238,7 @@ def copy_tensors(
         Our names whose tensors are not there.
 
     Raises:
-        UserError: a tensor of another shape.
+        UserError: a tensor of another shape, or with a NaN or an infinity.
     """
     own, missing = dict(model.named_parameters()), []
     for ours, theirs in names.items():
@@ -192,9 +248,16 @@ def copy_tensors(
         if any(name not in tensors for name in sources):
             missing.append(ours)
             continue
-        value = torch.cat([tensors[name] for name in sources])
-        if pieces is not None and ours in _BY_PIECE:
-            value = value[torch.tensor(pieces)]
+        parts = {name: tensors[name] for name in sources}
+        if odd := not_finite(parts):
+            raise UserError(f"{where}: {odd[0]} has numbers that are not finite; copy the checkpoint again")
+        try:
+            value = torch.cat([*parts.values()])
+            if pieces is not None and ours in _BY_PIECE:
+                value = value[torch.tensor(pieces)]
+        except (RuntimeError, IndexError) as error:  # a single number, other widths, fewer pieces
+            sizes = " and ".join(str([*part.shape]) for part in parts.values())
+            raise UserError(f"{where}: {theirs} is {sizes}, the model needs {list(own[ours].shape)}") from error
         if value.shape != own[ours].shape:
             raise UserError(f"{where}: {theirs} is {list(value.shape)}, the model needs {list(own[ours].shape)}")
         with torch.no_grad():

@@ -171,12 +171,11 @@ def main() -> None:
     arguments = parser.parse_args()
     model, batch = made_up(arguments.pictures, arguments.small)
     half = copy.deepcopy(model).to(torch.bfloat16)
-    half_batch = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in batch.items()}
     decode = DecodeConfig(beam=arguments.beam, max_tokens=TOKENS)
     beam, pictures = arguments.beam, arguments.pictures
     decoders: dict[str, Callable[[], list[list[Hypothesis]]]] = {
         "vivo": lambda: caption_batch(model, batch, decode),
-        "bf16": lambda: caption_batch(half, half_batch, decode),
+        "bf16": lambda: caption_batch(half, batch, decode),
         "hidden": lambda: searched(lambda: Hidden(model, batch, beam), pictures, beam),
         "whole": lambda: searched(lambda: Whole(model, batch, beam), pictures, beam),
     }

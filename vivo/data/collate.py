@@ -265,6 +265,20 @@ class ContextCollator(_Collator):
         batch["image_ids"] = [image_id for image_id, *_ in examples]
         return batch
 
+    def tag_places(self, names: Sequence[str]) -> list[tuple[str, int, int]]:
+        """(tag, its first token, the one behind its last) of each tag that the model is shown."""
+        most = self.limits.max_tag_tokens
+        shown = list(names) if self.limits.tags_as_text else self.pieces.fitting(names, most)
+        places, start = [], 0
+        for name in shown:
+            stop = start + len(self.pieces(name))
+            if self.limits.tags_as_text:  # cut in the middle of a tag; its last token is [SEP]
+                stop = min(stop, most - 1)
+            if stop > start:
+                places.append((name, start, stop))
+            start = stop
+        return places
+
 
 class CaptionCollator(_Collator):
     """Fine-tuning batches from (epoch, image id, tags, captions, regions).

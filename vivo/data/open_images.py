@@ -10,6 +10,7 @@ row at a time, whatever the size of the file; how rows are counted is written in
 """
 
 import contextlib
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -46,11 +47,13 @@ class LabelRows:
         sources: values of the column Source that count, as "verification" and "crowdsource-verification";
             None: all. Box files are not asked.
         pictures: ids of the only pictures wanted; None: all.
+        most: rows that are read of each file, for a look; None: all.
     """
 
     least: float = 1.0
     sources: Collection[str] | None = None
     pictures: Collection[str] | None = None
+    most: int | None = None
 
 
 def read_class_descriptions(path: str | Path) -> dict[str, str]:
@@ -285,7 +288,7 @@ def _note_labels(
         table = image_label_table(file)
         labels = read_image_labels(table, rows.least, rows.sources, watch)
     number_of = vocabulary.number_of
-    for image_id, mid, present in labels:
+    for image_id, mid, present in itertools.islice(labels, rows.most):
         count += 1
         if image_id != current:
             if wanted:

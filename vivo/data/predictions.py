@@ -5,13 +5,14 @@ checkpoint, fingerprint of the region features). The header may be missing, as i
 other projects. "score" (log-probability of the caption, as decoding ranks captions) may be missing too.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vivo.data.coco import picture_id, read_json
 from vivo.errors import UserError
-from vivo.files import atomic_write_json
+from vivo.files import atomic_write_text, json_text, remove_file
 
 MOST_BYTES = 100_000
 """Longest caption in UTF-8 bytes: what is longer is a broken file, and scoring it would take hours."""
@@ -50,20 +51,35 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     return captions
 
 
-def write_predictions(path: str | Path, records: Sequence[Mapping[str, Any]], header: Mapping[str, Any]) -> None:
-    """Write predictions and, beside them, their header; each whole or not at all.
+def write_predictions(
+    path: str | Path,
+    records: Sequence[Mapping[str, Any]],
+    header: Mapping[str, Any],
+    traces: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Write predictions and what lies beside them, the header and the traces of constraints; each whole or not at all.
 
-    The header comes first: where there are predictions, there is their header.
+    Older predictions go first and the new ones come last: a kill in between leaves none, and never captions beside the
+    header or the traces of others.
 
     Args:
         records: {"image_id", "caption", "score"} a picture.
         header: JSON values that say how the captions were made.
+        traces: of constrained search, one a picture (vivo/constrained_prediction.py); None: there were no constraints.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    atomic_write_json(header_path(path), dict(header))
-    atomic_write_json(path, [dict(record) for record in records])
+    path = Path(path)
+    text = json_text([dict(record) for record in records])  # what cannot be written costs no older file
+    told = json_text(dict(header))
+    lines = None if traces is None else "".join(json.dumps(trace, ensure_ascii=False) + "\n" for trace in traces)
+    for older in (path, constraints_path(path)):
+        remove_file(older)
+    atomic_write_text(header_path(path), told)
+    if lines is not None:
+        atomic_write_text(constraints_path(path), lines)
+    atomic_write_text(path, text)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -91,6 +107,12 @@ def constraints_path(path: str | Path) -> Path:
     """predictions.json -> predictions.constraints.jsonl: which constraint put which word there (docs/decoding.md)."""
     path = Path(path)
     return path.with_name(f"{path.stem}.constraints.jsonl")
+
+
+def n_best_path(path: str | Path) -> Path:
+    """predictions.json -> predictions.n_best.jsonl: several captions of each picture (vivo/n_best.py)."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.n_best.jsonl")
 
 
 def _checked_caption(caption: object, where: str) -> str:

@@ -1,18 +1,22 @@
-"""Stores out of stores: `merge_stores` and `subset_store` (`vivo features merge|subset`).
+"""Stores out of stores: `merge_stores` and `subset_store` (`vivo features merge|subset`), and the tags of a store's
+detector (`vivo features tags`).
 
-Both copy picture by picture through `RegionStoreWriter`: the result appears whole or not at all, and a
+The first two copy picture by picture through `RegionStoreWriter`: the result appears whole or not at all, and a
 run that was killed goes on when the same command is given again. Features stay bit for bit what they were.
 Every shard is compared with its SHA-256 before anything is copied out of it, so that damage is not
 passed on under a fresh checksum.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from vivo.data.examples import write_tag_examples
 from vivo.data.regions import RegionStore, RegionStoreWriter
+from vivo.data.tag_rules import detector_tags
+from vivo.data.types import TagExample
 from vivo.errors import UserError
 from vivo.progress import progress_of, size_text
 
@@ -104,6 +108,40 @@ def subset_store(
     needed = _bytes_of(store) * len(wanted) // len(store)
     pictures = ((store, image_id) for image_id in wanted)
     return _copy([store], pictures, set(wanted).__contains__, len(wanted), needed, Path(out), progress)
+
+
+def write_detector_tags(path: str | Path, out: str | Path, least_score: float = 0.0, progress: bool = True) -> int:
+    """Write the names that a detector gave to the pictures of its store as a tag file (`tags: file`).
+
+    Args:
+        path: the store. out: .jsonl or .parquet, a line a picture, an empty list for none; appears whole or not at all.
+        least_score: confidence that a name needs.
+
+    Returns:
+        Tags of all pictures together.
+
+    Raises:
+        UserError: the detector names nothing; `out` cannot be written.
+    """
+    store = RegionStore(path)
+    written = 0
+
+    def examples() -> Iterator[TagExample]:
+        nonlocal written
+        with progress_of("tags", len(store), shown=progress) as update:
+            for place, image_id in enumerate(store, 1):
+                tags = detector_tags(store[image_id], least_score)
+                written += len(tags)
+                yield TagExample(image_id, tags)
+                update(place, place)
+        if not written:
+            raise UserError(
+                f"{path}: its detector, {_name(store)}, names nothing (of score {least_score:g} or more); take the"
+                " store of one that does"
+            )
+
+    write_tag_examples(examples(), out)
+    return written
 
 
 def read_id_list(path: str | Path) -> list[str]:

@@ -25,7 +25,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
         raise UserError(f"{folder}: no tokenizer.json in this folder; give a checkpoint or BERT folder")
     if (folder / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the tokenizers library raises nothing more exact
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise UserError(f"{folder}: its tokenizer.json cannot be read ({reason}); copy it again") from error
     else:
         tokenizer = _tokenizer_of_vocabulary(folder / "vocab.txt")
     tokenizer.backend_tokenizer.no_padding()
@@ -72,11 +76,15 @@ class TagPieces:
 
     def cut(self, tags: Sequence[str], most: int) -> list[tuple[int, ...]]:
         """Pieces of the first tags that fit into `most` tokens together; a tag is never split."""
+        return [self(tag) for tag in self.fitting(tags, most)]
+
+    def fitting(self, tags: Sequence[str], most: int) -> list[str]:
+        """The tags whose pieces `cut` gives."""
         kept, used = [], 0
         for tag in tags:
             pieces = self(tag)
             if pieces and used + len(pieces) <= most:
-                kept.append(pieces)
+                kept.append(tag)
                 used += len(pieces)
         return kept
 

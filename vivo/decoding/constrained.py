@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vivo.decoding.machine import ConstraintMachine
-from vivo.decoding.search import Hypothesis, Rule, Step, hypothesis
+from vivo.decoding.search import Hypothesis, Rule, Step, hypothesis, ruled
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ def constrained_beam_search(
     search = _Search(machines, start, end, beam, at_least, device)
     for _ in range(max_tokens):
         log_p = step(*search.inputs())
-        for rule in rules:
-            log_p = rule(search.history_by_beam(), log_p)
-        search.advance(log_p, length_penalty)
+        search.advance(ruled(log_p, search.history_by_beam(), rules, end), length_penalty)
         if not len(search.picture):
             break
     return search.results(length_penalty)
@@ -215,7 +213,7 @@ class _Search:
         ended_before = ends.cumsum(0) - ends.long()
         ended_before = ended_before - ended_before[(torch.arange(len(rank), device=rank.device) - rank)]
         kept = ~ends & (rank - ended_before < self.beam)
-        kept &= self._wanted(self.picture[found.parent], satisfied, kept)
+        kept &= self._wanted(self.picture[found.parent], settled, kept)
         self._continue(found[kept], total[kept], settled[kept])
 
     def _candidates(self, rows: Tensor, width: int) -> _Candidates:
@@ -281,8 +279,11 @@ class _Search:
                 values = [*self.gained[parent].tolist(), gain]
                 done.append(hypothesis(self.history[parent].tolist(), values, length_penalty))
 
-    def _wanted(self, picture: Tensor, satisfied: Tensor, kept: Tensor) -> Tensor:
-        """Which of the kept ones can still end in a set that takes hypotheses and has enough constraints."""
+    def _wanted(self, picture: Tensor, settled: Tensor, kept: Tensor) -> Tensor:
+        """Which of the kept ones can still end in a set that takes hypotheses and has enough constraints.
+
+        A set with the settled ones: what is satisfied beside them, the rest of a word can take back.
+        """
         useful = torch.ones_like(kept)
         full = [
             {reached for reached, done in sets.items() if len(done) >= self.beam and reached.bit_count() >= needed}
@@ -290,7 +291,7 @@ class _Search:
         ]
         if not any(full):
             return useful
-        pairs, which = torch.stack([picture, satisfied], dim=1).unique(dim=0, return_inverse=True)
+        pairs, which = torch.stack([picture, settled], dim=1).unique(dim=0, return_inverse=True)
         answers = [
             _supersets(self.sizes[row] - reached.bit_count(), self.needed[row] - reached.bit_count())
             > sum(reached & ~other == 0 for other in full[row])

@@ -59,7 +59,7 @@ def oscar_beam_search(
     done = [False] * pictures
 
     for length in range(1, max_tokens + 1):
-        log_p = ruled(step(tokens, parents), history, rules)
+        log_p = ruled(step(tokens, parents), history, rules, end)
         words = log_p.shape[-1]
         candidates = (total[..., None] + log_p).flatten(1)
         value, flat = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)

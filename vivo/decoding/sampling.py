@@ -3,12 +3,14 @@
 B pictures, K samples of each, V word pieces
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vivo.decoding.search import Hypothesis, Rule, Step, ruled, until_end
+from vivo.errors import UserError
 
 
 def sample(
@@ -35,7 +37,16 @@ def sample(
 
     Returns:
         Hypotheses whose log-probabilities are the model's own, whatever temperature or cut they were drawn with.
+
+    Raises:
+        UserError: a temperature or cut that leaves no distribution to draw from.
     """
+    if not 0.0 < temperature < math.inf:
+        raise UserError(f"temperature: must be above 0, not {temperature}; greedy_search is what 0 would be")
+    if top_k < 0:
+        raise UserError(f"top_k: must be 0 (all tokens) or more, not {top_k}")
+    if not 0.0 < top_p <= 1.0:
+        raise UserError(f"top_p: must be above 0 and at most 1 (all tokens), not {top_p}")
     pictures, samples, most = uniform.shape
     tokens = torch.full((pictures, 1), start, dtype=torch.int64, device=uniform.device)
     parents = torch.zeros_like(tokens)
@@ -44,7 +55,7 @@ def sample(
     gained: list[Tensor] = []
     for place in range(most):
         log_p = step(tokens, parents)
-        allowed = ruled(log_p, history, rules)
+        allowed = ruled(log_p, history, rules, end)
         if place == 0:  # all samples begin with the one beam of the first call
             log_p, allowed = log_p.expand(-1, samples, -1), allowed.expand(-1, samples, -1)
             history = history.expand(-1, samples, -1)

@@ -13,7 +13,7 @@ the log-probabilities of the next token:
         log_p    float32 [B, K, V]
 
 A *rule* takes what the beams have written, int64 [B, K, t] without the start token, and log_p, and returns
-log_p with -inf where it forbids a token (vivo/decoding/rules.py).
+log_p with -inf where it forbids a token (vivo/decoding/rules.py). Where rules forbid all of them, a beam ends.
 
 A hypothesis ends with the end token, or unfinished at `max_tokens`. Its score is its
 log-probability divided by its length (end token counted) to the power `length_penalty`.
@@ -70,7 +70,7 @@ def greedy_search(
     gained: list[Tensor] = []
     alive = torch.ones(pictures, dtype=torch.bool, device=device)
     for _ in range(max_tokens):
-        log_p = ruled(step(token, parents), history, rules)
+        log_p = ruled(step(token, parents), history, rules, end)
         value, token = log_p[:, 0].max(dim=-1, keepdim=True)
         token = torch.where(alive[:, None], token, end)
         history = torch.cat([history, token[:, :, None]], dim=2)
@@ -123,7 +123,8 @@ def beam_search(
         chosen, origin, first = [], [], 0
         for group, part in zip(searches, parts, strict=True):
             live = group.live
-            token, parent = group.advance(ruled(part, group.history, rules), taken, diversity, end, length_penalty)
+            allowed = ruled(part, group.history, rules, end)
+            token, parent = group.advance(allowed, taken, diversity, end, length_penalty)
             chosen.append(token)
             origin.append(parent + first)
             first += live if length > 1 else 0
@@ -195,11 +196,18 @@ def until_end(tokens: list[int], gained: list[float], end: int, length_penalty: 
     return hypothesis(tokens[:size], gained[: size + 1], length_penalty)
 
 
-def ruled(log_p: Tensor, history: Tensor, rules: Sequence[Rule]) -> Tensor:
-    """log_p [B, K, V] after all rules, for beams that have written `history`, int64 [B, K, t]."""
+def ruled(log_p: Tensor, history: Tensor, rules: Sequence[Rule], end: int) -> Tensor:
+    """log_p [B, K, V] after all rules, for beams that have written `history`, int64 [B, K, t].
+
+    A beam that may write nothing at all may end, whatever a rule says: else a picture is left without any caption.
+    """
+    allowed = log_p
     for rule in rules:
-        log_p = rule(history, log_p)
-    return log_p
+        allowed = rule(history, allowed)
+    if rules and (stuck := allowed.amax(dim=-1) == -torch.inf).any():
+        allowed = allowed.clone()
+        allowed[..., end] = torch.where(stuck, log_p[..., end], allowed[..., end])
+    return allowed
 
 
 def continued(rows: Tensor, parents: Tensor, values: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from vivo.data.region_shards import ShardFile, number_of, shard_name, storable
 from vivo.data.regions import RegionStoreWriter
 from vivo.data.types import Regions
 from vivo.detectors.base import Detector
-from vivo.detectors.extraction_plan import Chunk, ExtractionPlan, Receipt, lock_folder, request_hash
+from vivo.detectors.extraction_plan import Chunk, ExtractionPlan, Receipt, request_hash
 from vivo.detectors.extraction_report import ProgressReport, announce
 from vivo.detectors.picture_batches import decoded_batches
-from vivo.detectors.processes import ALONE, Processes
 from vivo.errors import UserError
-from vivo.files import atomic_write_text
+from vivo.files import atomic_write_text, lock_folder
+from vivo.processes import ALONE, Processes
 
 PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 BROKEN = "broken.txt"
@@ -177,7 +177,7 @@ class _Main:
         paths = [str(path) for path in pictures]
         self._listed = len(ids)
         self._writer = RegionStoreWriter(self.store, self.detector.fingerprint(), self.detector.feature_size)
-        self._lock = lock_folder(self.store)
+        self._lock = lock_folder(self.store, "this store")
         settings = {"detector": self._writer.detector, "batch": batch_size, "chunk": chunk_pictures, "threads": threads}
         self.plan = ExtractionPlan(self.store, request_hash(settings, ids, paths))
         receipts = self.plan.receipts()

@@ -10,7 +10,6 @@ for the pictures that are not done yet. The number of threads is kept because th
 the store is finished, plan and receipts are removed.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -150,22 +149,3 @@ class ExtractionPlan:
 
     def _receipt_file(self, number: int) -> Path:
         return (self.store / shard_name(number)).with_suffix(".json")
-
-
-def lock_folder(store: Path) -> int:
-    """Hold the folder against a second command; returns the descriptor to close.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    folder = os.open(store, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(folder)
-        raise UserError(f"{store}: another process is writing this store; wait for it or choose another folder") from (
-            error
-        )
-    except OSError:
-        pass  # a file system without locks on folders: no reason to refuse work
-    return folder

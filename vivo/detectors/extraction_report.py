@@ -41,7 +41,7 @@ def announce(paths: Sequence[str], store: Path, detector: Detector) -> str:
     found = detector.detect(pictures)
     regions = sum(len(r.labels) for r in found) / len(found)
     needed = len(paths) * sum(stored_bytes(r, detector.feature_size) for r in found) / len(found)
-    free = shutil.disk_usage(store).free
+    free = shutil.disk_usage(next(place for place in (store, *store.absolute().parents) if place.exists())).free
     size = f"{len(paths)} pictures to do, about {regions:.1f} regions of {detector.feature_size} numbers each"
     if needed > free:
         raise UserError(
@@ -49,6 +49,26 @@ def announce(paths: Sequence[str], store: Path, detector: Detector) -> str:
             " space or choose another folder"
         )
     return f"{store}: {size}: about {size_text(needed)} ({size_text(free)} free)"
+
+
+def try_extraction(paths: Sequence[str], store: Path, detector: Detector) -> list[str]:
+    """A dry run: lines that say how large the store would become and how long one process would take.
+
+    Raises:
+        UserError: none of the first tries can be read; what `announce` raises.
+    """
+    pictures = sample_pictures(paths, _SAMPLE)
+    if not pictures:
+        raise UserError(f"{paths[0]}: cannot be read, nor can others of the {len(paths)} pictures; check their folder")
+    lines = [announce(paths, store, detector)]  # which also warms the detector up
+    start = monotonic()
+    detector.detect(pictures)
+    rate = len(pictures) / max(monotonic() - start, 1e-6)
+    return [
+        *lines,
+        f"dry run: {len(pictures)} pictures at {rate:.1f}/s; one process would take about"
+        f" {len(paths) / rate / 3600:.1f} h for all, without reading them; nothing was written",
+    ]
 
 
 class ProgressReport:

@@ -1,5 +1,7 @@
 """Reading pictures the way a camera meant them: RGB, upright, or one clear line about what is wrong."""
 
+import hashlib
+import re
 import warnings
 from pathlib import Path
 
@@ -49,6 +51,27 @@ def picture_size(path: str | Path) -> tuple[int, int] | None:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None  # `open_picture` will say why
     return (height, width) if turned else (width, height)
+
+
+def picture_file(folder: Path, image_id: str, file_name: str, option: str) -> Path:
+    """The file of a picture: by the name that a data set gives it, else by its id.
+
+    Raises:
+        UserError: it is not there; `option` is what named the folder.
+    """
+    names = [file_name] if file_name else [f"{image_id}{end}" for end in (".jpg", ".jpeg", ".png")]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{option}: there is no {names[0]} in {folder} (picture {image_id})")
+
+
+def safe_name(image_id: str) -> str:
+    """A file name (without its end) for a picture of any id; unlike ids have unlike names."""
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", image_id)
+    if stem != image_id:  # ids that differ only in other characters stay apart
+        stem += "-" + hashlib.sha256(image_id.encode()).hexdigest()[:8]
+    return stem
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

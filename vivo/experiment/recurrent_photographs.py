@@ -21,7 +21,7 @@ from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.experiment.benchmark import RECURRENT
 from vivo.files import atomic_write_json
-from vivo.prediction import predict_split
+from vivo.split_prediction import predict_split
 from vivo.training.runs import show_and_tell
 
 FROZEN, JOINT = "finetune/show_and_tell_flickr.yaml", "finetune/show_and_tell_flickr_joint.yaml"

@@ -15,10 +15,10 @@ from vivo.durations import parse_duration
 from vivo.experiment.benchmark import RECURRENT, Benchmark
 from vivo.experiment.plan import VIVO, ModelPlan, Row
 from vivo.files import atomic_write_json, atomic_write_text
-from vivo.prediction import predict_split
 from vivo.randomness import epoch_permutation
 from vivo.self_tagging import open_tag_source
 from vivo.show_and_tell.tasks import make_outputs
+from vivo.split_prediction import predict_split
 from vivo.training.runs import finetune, pretrain, show_and_tell
 
 console = Console(stderr=True)

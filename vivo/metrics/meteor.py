@@ -5,7 +5,6 @@ into scores: of one caption, or of many by the sum of their statistics. So a dom
 statistics together, as pycocoevalcap's is that of all pictures, and no mean of scores.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -117,7 +116,8 @@ def _divided(above: np.ndarray | float, below: np.ndarray) -> np.ndarray:
 
 def _question(caption: str, references: Sequence[str]) -> str:
     """As pycocoevalcap asks, but nothing in a text may break the line or look like the sign between the parts."""
-    parts = [re.sub(r"[\r\n]", " ", part).replace("|||", "").replace("  ", " ") for part in (*references, caption)]
+    lines = [" ".join(part.splitlines()) for part in (*references, caption)]  # str knows all kinds of line breaks
+    parts = [line.replace("|||", "").replace("  ", " ") for line in lines]
     return " ||| ".join(["SCORE", *parts])
 
 

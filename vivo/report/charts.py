@@ -36,6 +36,26 @@ class Line:
     style: int = 0
 
 
+@dataclass
+class Column:
+    """One series of `column_chart`: a value for each label; `role` chooses its colour in the page's CSS."""
+
+    label: str
+    values: list[float]
+    role: str = "other"  # "ours" | "base" | "in" | "near" | "out" | "other"
+
+
+@dataclass
+class Difference:
+    """One row of `difference_chart`: a value with its interval, and what that says."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    role: str  # "ours" (above 0) | "worse" (below 0) | "noise"
+
+
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Multiples of a round step inside low..high, at most `most` + 1 of them."""
     if not high > low:
@@ -59,7 +79,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def _bar(value: float | None, interval: tuple[float, float] | None, top: int, height: int, css: str, end: float) -> str:
+def _bar(
+    value: float | None,
+    interval: tuple[float, float] | None,
+    top: int,
+    height: int,
+    css: str,
+    end: float,
+    digits: int,
+) -> Markup:
     """One bar with whiskers and its number; `end` is the value at the right edge."""
     middle = top + height / 2
     if value is None:
@@ -85,14 +113,14 @@ def _bar(value: float | None, interval: tuple[float, float] | None, top: int, he
                 )
             )
     parts.append(
-        Markup('<text class="bar-value" x="{}" dx="6" y="{}">{:.3f}</text>').format(
-            _percent(right / end), middle + 4, value
+        Markup('<text class="bar-value" x="{}" dx="6" y="{}">{}</text>').format(
+            _percent(right / end), middle + 4, f"{value:.{digits}f}"
         )
     )
     return Markup("").join(parts)
 
 
-def bar_chart(bars: Sequence[Bar], label: str) -> Markup:
+def bar_chart(bars: Sequence[Bar], label: str, digits: int = 3) -> Markup:
     """Horizontal bars under their labels, with whiskers and a thinner second bar; `label` is read to the blind."""
     has_second = any(bar.second is not None for bar in bars)
     row_height = 54 if has_second else 42
@@ -115,9 +143,98 @@ def bar_chart(bars: Sequence[Bar], label: str) -> Markup:
     for index, bar in enumerate(bars):
         top = index * row_height
         parts.append(Markup('<text class="bar-label {}" x="0" y="{}">{}</text>').format(bar.role, top + 15, bar.label))
-        parts.append(_bar(bar.value, bar.interval, top + 21, 12, f"bar-{bar.role}", end))
+        parts.append(_bar(bar.value, bar.interval, top + 21, 12, f"bar-{bar.role}", end, digits))
         if bar.second is not None:
-            parts.append(_bar(bar.second, bar.second_interval, top + 38, 7, f"bar-{bar.role} bar-second", end))
+            parts.append(_bar(bar.second, bar.second_interval, top + 38, 7, f"bar-{bar.role} bar-second", end, digits))
+    return Markup('<svg class="chart" role="img" aria-label="{}" width="100%" height="{}">{}</svg>').format(
+        label, bottom + 22, Markup("").join(parts)
+    )
+
+
+def column_chart(labels: Sequence[str], columns: Sequence[Column], label: str, height: int = 210) -> Markup:
+    """Upright columns over their labels, the series of a label side by side; numbers stand in each column's title."""
+    end = max([value for column in columns for value in column.values] + [1e-9]) * 1.06
+    parts, ticks = [], []
+    for tick in nice_ticks(0, end, 4):
+        y = round(height * (1 - tick / end), 1)
+        parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>').format(y=y))
+        ticks.append(Markup('<text class="tick" x="100%" y="{}" text-anchor="end">{:g}</text>').format(y - 3, tick))
+    slot = 0.94 / max(len(labels), 1)  # the numbers stand in the rest
+    wide = 0.8 * slot / max(len(columns), 1)
+    for number, name in enumerate(labels):
+        for place, column in enumerate(columns):
+            value = column.values[number]
+            high = round(height * value / end, 1)
+            parts.append(
+                Markup(
+                    '<rect class="column column-{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
+                ).format(
+                    column.role,
+                    _percent((number + 0.1) * slot + place * wide),
+                    round(height - high, 1),
+                    _percent(wide * 0.94),
+                    high,
+                    f"{column.label}, {name}: {value:.1f}",
+                )
+            )
+        # A phone has room for about a dozen short labels.
+        if number % math.ceil(len(labels) / 13) == 0:
+            parts.append(
+                Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                    _percent((number + 0.5) * slot), height + 16, name
+                )
+            )
+    return Markup('<svg class="chart" role="img" aria-label="{}" width="100%" height="{}">{}</svg>').format(
+        label, height + 22, Markup("").join([*parts, *ticks])
+    )
+
+
+def difference_chart(rows: Sequence[Difference], label: str, digits: int = 1) -> Markup:
+    """Differences with their intervals around a line at 0: what crosses the line is within noise."""
+    low = min([row.low for row in rows] + [0.0])
+    high = max([row.high for row in rows] + [0.0])
+    margin = 0.08 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+    row_height, bottom = 46, 46 * len(rows) + 4
+
+    def x_at(value: float) -> str:
+        return _percent((value - low) / (high - low))
+
+    parts = []
+    for tick in nice_ticks(low, high, 4):
+        parts.append(
+            Markup(
+                '<line class="{}" x1="{x}" x2="{x}" y1="0" y2="{}"/>'
+                '<text class="tick" x="{x}" y="{}" text-anchor="middle">{}</text>'
+            ).format(
+                "zero" if tick == 0 else "grid",
+                bottom,
+                bottom + 16,
+                f"{tick:+g}".replace("-", "−") if tick else "0",
+                x=x_at(tick),
+            )
+        )
+    for number, row in enumerate(rows):
+        top = row_height * number
+        numbers = f"{row.value:+.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]".replace("-", "−")
+        parts.append(
+            Markup(
+                '<text class="bar-label" x="0" y="{}">{}</text>'
+                '<text class="bar-value" x="100%" y="{}" text-anchor="end">{}</text>'
+                '<line class="span span-{role}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>'
+                '<circle class="span-{role}" cx="{}" cy="{y}" r="5"/>'
+            ).format(
+                top + 15,
+                row.label,
+                top + 15,
+                numbers,
+                x_at(row.low),
+                x_at(row.high),
+                x_at(row.value),
+                y=top + 31,
+                role=row.role,
+            )
+        )
     return Markup('<svg class="chart" role="img" aria-label="{}" width="100%" height="{}">{}</svg>').format(
         label, bottom + 22, Markup("").join(parts)
     )

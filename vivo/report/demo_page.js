@@ -1,6 +1,5 @@
 // Filters of the gallery. Without this script the page shows all pictures and loses nothing else.
-// The state lives in the address (#domain=out&class=fox), so a filtered view can be linked to.
-"use strict";
+// The state lives in the address (address.js).
 (() => {
   const byId = (id) => document.getElementById(id);
   const cards = [...document.querySelectorAll(".card")];
@@ -8,18 +7,7 @@
   const buttons = [...document.querySelectorAll("button[data-filter]")];
   const search = byId("search");
   const state = { domain: "", outcome: "", class: "" };
-
-  function readAddress() {
-    const given = new URLSearchParams(location.hash.slice(1));
-    for (const key of Object.keys(state)) state[key] = given.get(key) || "";
-    search.value = state.class;
-  }
-
-  function writeAddress() {
-    const kept = new URLSearchParams(Object.entries(state).filter(([, value]) => value));
-    // replaceState: typing a word must not fill the history of the browser. An opaque origin may refuse it.
-    try { history.replaceState(null, "", "#" + kept); } catch { /* the view still works, it only has no address */ }
-  }
+  const address = addressOf(state);
 
   function apply() {
     const words = state.class.toLowerCase().split(/\s+/).filter(Boolean);
@@ -43,7 +31,7 @@
 
   function change(key, value) {
     state[key] = value;
-    writeAddress();
+    address.write();
     apply();
   }
 
@@ -54,7 +42,7 @@
   byId("reset").addEventListener("click", () => {
     for (const key of Object.keys(state)) state[key] = "";
     search.value = "";
-    writeAddress();
+    address.write();
     apply();
     search.focus();
   });
@@ -62,11 +50,10 @@
     const off = document.body.classList.toggle("no-boxes");
     event.currentTarget.setAttribute("aria-pressed", String(!off));
   });
-  window.addEventListener("hashchange", () => {
-    if (location.hash.includes("=") || !location.hash) { readAddress(); apply(); }
-  });
+  const show = () => { search.value = state.class; apply(); };
+  address.listen(show);
 
   byId("filters").hidden = false;
-  readAddress();
-  apply();
+  address.read();
+  show();
 })();

@@ -2,27 +2,21 @@
 
     write_report(DIR / "report.html", "VIVO on OpenMoji nocaps", rows, pictures, curves, claims, provenance)
 
-Captions are written by a model and references by others, so everything that comes in is escaped (autoescape),
-and a content security policy with the hash of the page's own script forbids any other script and any host.
+What makes it safe to open stands in `vivo.report.page`.
 """
 
-import base64
-import contextlib
-import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vivo.errors import UserError
 from vivo.report.charts import CURVE_STYLES, Bar, Line, bar_chart, line_chart
 from vivo.report.gallery import Card, Group, make_groups
 from vivo.report.images import SIZES, jpeg_data_uri
+from vivo.report.page import Page, write_atomically
 from vivo.report.records import Curve, GalleryPicture, Interval, RowResult
 
 __all__ = ["Curve", "GalleryPicture", "RowResult", "write_report"]
@@ -182,30 +176,6 @@ def make_curves(curves: Sequence[Curve], ours: str, baseline: str) -> list[Curve
     return panels
 
 
-def read_asset(name: str) -> str:
-    """A file that ships beside this module."""
-    return resources.files("vivo.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def script_hash(script: str) -> str:
-    """The source expression that allows exactly this inline script in a content security policy."""
-    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") + "'"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name beside `path`, then rename: a reader sees the old page or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the report ({error.strerror}); choose another --out") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def write_report(
     path: Path,
     title: str,
@@ -245,15 +215,7 @@ def write_report(
         UserError: a picture cannot be read, `path` cannot be written.
     """
     roles = {ours: "ours", baseline: "baseline"} | dict.fromkeys(other_baselines, "baseline")
-    script = read_asset("demo_page.js")
-    environment = Environment(
-        loader=PackageLoader("vivo.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("demo_page.html.j2")
+    template = Page("demo_page.html.j2", ["base.css", "demo_page.css"], ["address.js", "demo_page.js"])
     seeds = sorted({seed for row in rows for seed in row.seeds})
     constants = {
         "title": title,
@@ -270,16 +232,13 @@ def write_report(
         "claims": claims,
         "provenance": provenance,
         "attribution": attribution,
-        "style": Markup(read_asset("demo_page.css")),
-        "script": Markup(script),
-        "script_hash": Markup(script_hash(script)),
     }
 
     def render(groups: list[Group], longest: int, quality: int) -> str:
         for group in groups:
             for card in group.cards:
                 card.image = jpeg_data_uri(card.picture.picture_path, longest, quality)
-        return template.render(groups=groups, hero=example_of(groups), **constants).lstrip()
+        return template.render(groups=groups, hero=example_of(groups), **constants)
 
     # Smaller pictures first, fewer pictures only when the smallest do not fit either.
     most = min(max_pictures, len(pictures))

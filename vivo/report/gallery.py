@@ -7,7 +7,7 @@ of how many it shows.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vivo.report.highlight import ClassFinder, MarkedCaption, mark_caption
 from vivo.report.records import GalleryPicture, RowResult
@@ -60,7 +60,8 @@ class Card:
     first: list[CaptionLine]
     more: list[CaptionLine]
     search: str
-    image: str = ""  # data URI, filled in when the size of the page is known
+    image: str = ""  # data URI, filled in when the size of the page is known; an address on the pages of all pictures
+    told: str = ""  # a figure of the picture, on the pages of all pictures
 
 
 @dataclass
@@ -132,13 +133,14 @@ def _even_by_domain(pictures: Sequence[GalleryPicture], most: int) -> list[Galle
     return [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
 
 
-def boxes_of(picture: GalleryPicture) -> list[Box]:
-    """The first regions in percent of the picture; a label that would cover another one is not written out."""
+def boxes_of(picture: GalleryPicture, most: int = MOST_BOXES) -> list[Box]:
+    """The first regions in percent of the picture; a label that would cover another one is not written out, nor is
+    one behind the first `MOST_BOXES`."""
     colors = {label: index for index, label in enumerate(dict.fromkeys(filter(None, picture.labels)))}
     taken: list[tuple[float, float, float, float]] = []
     boxes = []
     regions = list(zip(picture.boxes, picture.labels, picture.scores, strict=True))
-    for (x1, y1, x2, y2), label, score in regions[:MOST_BOXES]:
+    for number, ((x1, y1, x2, y2), label, score) in enumerate(regions[:most]):
         x, y = 100 * float(x1) / picture.width, 100 * float(y1) / picture.height
         width = 100 * float(x2 - x1) / picture.width
         height = 100 * float(y2 - y1) / picture.height
@@ -149,6 +151,7 @@ def boxes_of(picture: GalleryPicture) -> list[Box]:
         text_y = y if inside else y - 6
         area = (text_x, text_y, text_x + text_width, text_y + 6)
         free = all(area[0] >= o[2] or o[0] >= area[2] or area[1] >= o[3] or o[1] >= area[3] for o in taken)
+        free = free and number < MOST_BOXES
         if free:
             taken.append(area)
         boxes.append(
@@ -180,10 +183,7 @@ def make_card(
     in_references = finder.classes(picture.references) | set(picture.novel_objects)
 
     def line(row: str, role: str) -> CaptionLine:
-        marked = mark_caption(
-            picture.captions[row], picture.novel_objects, picture.named.get(row, []), in_references, finder
-        )
-        return CaptionLine(row, role, marked)
+        return caption_line(picture, row, role, in_references, finder)
 
     roles = {ours: "ours", baseline: "baseline"}
     order = [row.name for row in rows if row.name in picture.captions]
@@ -204,6 +204,33 @@ def make_card(
         first=[line(name, roles[name]) for name in (ours, baseline) if name in picture.captions],
         more=[line(name, "other") for name in order if name not in roles],
         search="|".join(sorted({*in_references, *tags})).lower(),
+    )
+
+
+def strip_card(
+    number: int, picture: GalleryPicture, rows: Mapping[str, str], finder: ClassFinder, image: str, told: str
+) -> Card:
+    """A card of the pages that show all pictures.
+
+    Args:
+        number: the picture's place among the page's data.
+        rows: what is shown of each row's name -> its role.
+    """
+    in_references = finder.classes(picture.references) | set(picture.novel_objects)
+    lines = [caption_line(picture, row, role, in_references, finder) for row, role in rows.items()]
+    if len(lines) == 1:
+        lines[0].row = ""  # nobody to tell it from
+    card = make_card(number, picture, [], "", "", finder)
+    return replace(card, first=lines, more=[], image=image, told=told)
+
+
+def caption_line(
+    picture: GalleryPicture, row: str, role: str, in_references: set[str], finder: ClassFinder
+) -> CaptionLine:
+    """What one row says, with its marks."""
+    named = picture.named.get(row, [])
+    return CaptionLine(
+        row, role, mark_caption(picture.captions[row], picture.novel_objects, named, in_references, finder)
     )
 
 

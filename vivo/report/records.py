@@ -7,6 +7,10 @@ a page is built.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vivo.explanation import WordEvidence  # which imports PyTorch
 
 Interval = tuple[float, float] | None
 
@@ -72,6 +76,22 @@ class GalleryPicture:
             )
         if self.width <= 0 or self.height <= 0:
             raise ValueError(f"picture {self.image_id}: size {self.width} x {self.height} is not positive")
+
+
+@dataclass
+class EvaluatedPicture(GalleryPicture):
+    """A picture of the pages that show all of them (`vivo.report.evaluation_page`, `comparison_page`).
+
+    Attributes:
+        picture_path: where there is no file, `Path()`.
+        metrics: row name -> metric -> score of this picture's caption, times 100.
+        evidence: row name -> what each word of its caption hangs on.
+        traces: row name -> a line of predictions.constraints.jsonl (`vivo.constrained_prediction`).
+    """
+
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    evidence: dict[str, list["WordEvidence"]] = field(default_factory=dict)
+    traces: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass

@@ -47,6 +47,7 @@ class ShowAndTell(CaptioningModel, PreTrainedModel):
     config_class = ShowAndTellConfig
     base_model_prefix = "show_and_tell"
     reads_pixels = True
+    batch_keys = ("pixels", "features")
 
     def __init__(self, config: ShowAndTellConfig):
         super().__init__(config)

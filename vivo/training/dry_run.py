@@ -78,7 +78,7 @@ class DryRun:
 
 
 def dry_run(plan: Plan, train: Callable[[TrainConfig], Path]) -> DryRun:
-    """Run `UPDATES` updates of `plan` by `train` (`runs.pretrain` or `runs.finetune`).
+    """Run `UPDATES` updates of `plan` by `train` (a function of `vivo.training.runs`).
 
     Raises:
         UserError: more than one process, or what training itself raises.
@@ -164,6 +164,7 @@ def _config(plan: Plan, folder: Path) -> TrainConfig:
     data.tag_file = str(folder / "tags.jsonl")
     data.tags = "file" if data.tags == "self" else data.tags
     data.named_tags_only, data.workers = False, 0
+    config.scst.frequencies = ""
     optim.batch_size, optim.micro_batch_size = plan.per_process, plan.micro_batch
     optim.duration, optim.warmup = f"{UPDATES * len(plan.kinds)} steps", ""
     tracking.wandb, tracking.log_every = "disabled", "1 step"
@@ -199,7 +200,7 @@ def _write_data(plan: Plan, config: TrainConfig, folder: Path) -> None:
         write_tag_examples([TagExample(i, tags) for i in ids], folder / "examples.jsonl")
     if "captions" in plan.kinds:
         captions = [" ".join(rng.permutation(sentence)) for _ in range(config.data.captions_per_picture)]
-        name = "examples" if config.objective == "captions" else "pairs"
+        name = "examples" if config.objective in ("captions", "scst") else "pairs"
         pairs = [CaptionExample(i, f"{i}.jpg", captions, tags=tags) for i in ids]
         write_caption_examples(pairs, folder / f"{name}.jsonl")
     if shape.pieces < BERT_PIECES:

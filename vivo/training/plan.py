@@ -5,7 +5,6 @@ there (weights, vocabulary, region store) it says the size; where it is not, the
 `Plan.notes` says so.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
 from vivo.show_and_tell.model_config import ShowAndTellConfig
 from vivo.training.schedule import Schedule
-from vivo.weights import bert_folder
+from vivo.weights import bert_folder, read_configuration
 
 BERT_PIECES = 30522
 PAPER_FEATURES = 2048
@@ -144,7 +143,7 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
 def _type_of(init: str) -> str:
     """The model type of the folder `init`, "" where it is none."""
     path = Path(init) / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("model_type", "") if path.is_file() else ""
+    return read_configuration(path).get("model_type", "") if path.is_file() else ""
 
 
 def _lines(path: Path) -> int | None:
@@ -167,7 +166,7 @@ def _shape(config: TrainConfig, notes: list[str]) -> Shape:
     pieces, of_model, features = BERT_PIECES, False, 0
     path = None if init == "random" else bert_folder(init) / "config.json"
     if path is not None and path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_configuration(path)
         of_model = found.get("model_type") == VivoConfig.model_type
         depth = found["num_hidden_layers"]
         layers = depth if of_model else min(model.layers or depth, depth)

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import functools
 
 from vivo.config import TrainConfig, to_yaml
 from vivo.errors import UserError
@@ -26,7 +27,7 @@ def preview(arguments: argparse.Namespace, config: TrainConfig, stage: str) -> b
     """Do what the options ask for; False where they ask for nothing and the run is to start.
 
     Args:
-        stage: "pretrain" or "finetune", the function of `vivo.training.runs` that a dry run calls.
+        stage: "pretrain", "finetune" or "self_critical", the function of `vivo.training.runs` that a dry run calls.
     """
     if arguments.replay and (arguments.print_config or arguments.estimate or arguments.dry_run):
         raise UserError("--replay: runs a saved update again; leave out --print-config, --estimate and --dry-run")
@@ -46,7 +47,10 @@ def preview(arguments: argparse.Namespace, config: TrainConfig, stage: str) -> b
     plan = plan_of(config, arguments.gpus)
     rate, source = arguments.rate, "given"
     if arguments.dry_run:
-        found = dry_run.dry_run(plan, getattr(runs, stage))
+        train = getattr(runs, stage)
+        if stage == "self_critical":
+            train = functools.partial(train, from_anything=True)
+        found = dry_run.dry_run(plan, train)
         print("\n".join(dry_run.describe(plan, found)))
         if rate is None:
             rate, source = found.rate, found.source

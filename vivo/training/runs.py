@@ -5,7 +5,6 @@ either).
 pretrain/train.py, finetune/train.py, train_show_and_tell.py and train_scst.py parse a configuration and call these.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from vivo.data.text import load_tokenizer
 from vivo.data.vocabulary import cut_tokenizer, read_pieces
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
+from vivo.oscar import is_oscar
 from vivo.self_tagging import SelfTagger, save_tag_vocabulary
 from vivo.show_and_tell import tasks as recurrent
 from vivo.show_and_tell.modeling import ShowAndTell
@@ -42,7 +42,7 @@ from vivo.training.tasks import (
     tagger_of,
 )
 from vivo.training.validation import CaptionValidation
-from vivo.weights import bert_config, bert_folder, load_bert, load_model
+from vivo.weights import bert_config, bert_folder, load_bert, load_model, read_configuration
 
 STATISTICS_PICTURES = 1000
 PRETRAINED = {"tags": VivoForTagPretraining, "pairs": VivoForCaptioning, "both": VivoForPretraining}
@@ -87,15 +87,18 @@ def finetune(config: TrainConfig) -> Path:
     return _train_captioner(config, caption_task)
 
 
-def self_critical(config: TrainConfig) -> Path:
+def self_critical(config: TrainConfig, from_anything: bool = False) -> Path:
     """Self-critical training of a captioner. Returns the folder of the trained model.
+
+    Args:
+        from_anything: also of a model that has learned nothing, for a dry run.
 
     Raises:
         UserError: `init` is no captioner yet: its samples would have no reward to learn from.
     """
     path = Path(config.init) / "config.json"
-    stage = json.loads(path.read_text()).get("training_stage", "") if path.is_file() else ""
-    if stage != "captions":
+    stage = read_configuration(path).get("training_stage", "") if path.is_file() else ""
+    if stage != "captions" and not from_anything:
         raise UserError(f"init {config.init}: no fine-tuned captioner; give the model folder of finetune/train.py")
     if captioner_class(config.init) is ShowAndTell:
         return _train_recurrent(config, recurrent.sampled_task)
@@ -166,9 +169,14 @@ def starting_model(
     folder = bert_folder("minilm" if config.init == "random" else config.init)
     if not (folder / "config.json").is_file():
         raise UserError(f'init {config.init}: no config.json there; give a checkpoint folder, "minilm" or "random"')
+    if is_oscar(folder):  # as a plain BERT it would lose its region projection and its layout of tags
+        raise UserError(
+            f"init {config.init}: a checkpoint of Oscar or VinVL as it was published; give init the folder that"
+            " finetune/import_checkpoint.py makes of it"
+        )
     tokenizer = load_tokenizer(folder)
     pieces = None
-    if json.loads((folder / "config.json").read_text()).get("model_type") == VivoConfig.model_type:
+    if read_configuration(folder / "config.json").get("model_type") == VivoConfig.model_type:
         model = load_model(model_class, folder, training_stage=stage, **dropout)
         store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
     else:

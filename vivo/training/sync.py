@@ -3,11 +3,13 @@
 Runs that were interrupted, or that trained where W&B was out of reach, leave W&B with pieces: an offline folder for
 each stretch, records that a resumed run wrote twice, or nothing. The run folder has all of it once, so the whole curve
 is replayed under the run's stored id: config.yaml, environment.json and inputs.json as its configuration,
-metrics.jsonl, the tables of its validations, and the scores of its model (`vivo.training.scores`).
+metrics.jsonl, the tables of its validations, the scores of its model (`vivo.training.scores`) and the pictures of its
+evaluation (`vivo.training.evaluation_table`).
 """
 
 from pathlib import Path
 
+from vivo.training.evaluation_table import evaluation_path
 from vivo.training.scores import summary_of
 from vivo.training.stored_run import StoredRun
 from vivo.training.tables import list_tables
@@ -42,6 +44,8 @@ def sync_run(folder: Path, offline: bool = False, project: str = "") -> str:
                 run.log(step, {name: value for name, value in record.items() if name != "step"})
         if step in tables:
             run.log_table(step, tables[step])
+    if evaluation_path(folder).is_file():
+        run.log_evaluation(evaluation_path(folder), stored.records)
     path = run.path
     run.finish()
     where = f"{path}; upload it with: wandb sync {path}" if offline else f"project {project}"

@@ -9,7 +9,6 @@
 the store has. `tags` are what the model was shown, `predicted_tags` what a tag model read from the regions alone.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from vivo.data.regions import RegionStore
 from vivo.data.types import Regions
-from vivo.detectors.pictures import open_picture
+from vivo.detectors.pictures import open_picture, picture_file, safe_name
 from vivo.errors import UserError
 from vivo.files import atomic_write_text, writable_folder
 
@@ -31,6 +30,7 @@ DRAWN = 12
 """Boxes drawn on a picture, the surest ones; more would hide it."""
 LONGEST = 480
 """Longest side of a drawn picture, pixels."""
+OPTION = "data.validation_pictures"
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 _NAME = re.compile(r"step_(\d+)\.jsonl")
 
@@ -75,7 +75,7 @@ class TableWriter:
         self.pictures = Path(pictures) if pictures else None
         if self.pictures:
             for image_id in list(files)[:SHOWN]:
-                _picture_file(self.pictures, image_id, files[image_id])
+                picture_file(self.pictures, image_id, files[image_id], OPTION)
 
     def write(
         self,
@@ -132,12 +132,9 @@ class TableWriter:
         if self.pictures is None:
             return ""
         folder = writable_folder(self.run / FOLDER / "pictures")
-        stem = re.sub(r"[^A-Za-z0-9._-]", "_", image_id)
-        if stem != image_id:  # ids that differ only in other characters stay apart
-            stem += "-" + hashlib.sha256(image_id.encode()).hexdigest()[:8]
-        target = folder / f"{stem}.jpg"
+        target = folder / f"{safe_name(image_id)}.jpg"
         if not target.is_file():
-            picture = open_picture(_picture_file(self.pictures, image_id, self.files.get(image_id, "")))
+            picture = open_picture(picture_file(self.pictures, image_id, self.files.get(image_id, ""), OPTION))
             temporary = target.with_suffix(".tmp")
             draw_boxes(picture, regions).save(temporary, "JPEG", quality=85)
             temporary.rename(target)
@@ -171,12 +168,3 @@ def draw_boxes(picture: Image.Image, regions: Regions) -> Image.Image:
         draw.rectangle([x, y, x + wide, y + high], fill=colour)
         draw.text((x + 2 - left, y + 2 - top), text, fill="white")
     return small
-
-
-def _picture_file(folder: Path, image_id: str, file_name: str) -> Path:
-    """The file of a picture: by the name in the references, else by its id."""
-    names = [file_name] if file_name else [f"{image_id}{end}" for end in (".jpg", ".jpeg", ".png")]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"data.validation_pictures: there is no {names[0]} in {folder} (picture {image_id})")

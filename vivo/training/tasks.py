@@ -9,7 +9,6 @@ A caption reads tags and regions, which never see it, in pre-training as in fine
 what is learned there is what captioning asks for. (In Oscar's pre-training all parts see each other.)
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from vivo.self_tagging import open_tag_source
 from vivo.training.gradients import Loss
 from vivo.training.schedule import Schedule
 from vivo.training.self_critical import SelfCritical, scst_loss
+from vivo.weights import read_configuration
 
 Prepare = Callable[[PreTrainedModel, Batch, int], Batch]
 
@@ -94,7 +94,7 @@ def caption_pictures(
 def keeps_repeats(config: TrainConfig) -> bool:
     """Whether the model of `init` knows tags as one text, with repetitions: an imported one of Oscar or VinVL does."""
     path = Path(config.init) / "config.json"
-    return path.is_file() and bool(json.loads(path.read_text()).get("tags_as_text", False))
+    return path.is_file() and bool(read_configuration(path).get("tags_as_text", False))
 
 
 def tagger_of(config: TrainConfig) -> str:

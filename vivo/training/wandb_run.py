@@ -12,7 +12,7 @@ import os
 import secrets
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,13 @@ class WandbRun:
         if self._run:
             self._try(lambda: self._run.log({"validation_table": _table(path)}, step=step))
 
+    def log_evaluation(self, path: Path, records: Sequence[dict[str, Any]]) -> None:
+        """The table of an evaluation (`vivo.training.evaluation_table`), behind the run's records."""
+        if self._run:
+            place = next(({STEP_METRIC: r[STEP_METRIC]} for r in reversed(records) if STEP_METRIC in r), {})
+            # Without a step: W&B drops what comes for one that it has passed.
+            self._try(lambda: self._run.log({"evaluation": _evaluation_table(path)} | place))
+
     def summarise(self, values: dict[str, Any]) -> None:
         """Set values of the run's summary, which no step has; those of the same name are replaced."""
         if self._run:
@@ -160,3 +167,63 @@ def _table(path: Path) -> Any:
             "\n".join(f"{b['label'] or '(no name)'} {b['score']:.2f} {b['box']}" for b in row["boxes"]),
         )
     return table
+
+
+def _evaluation_table(path: Path) -> Any:
+    """The pictures of an evaluation as W&B shows them: boxes can be switched, their captions say what they explain."""
+    import wandb
+
+    rows, pictures = read_table(path)
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
+    columns = ["image_id", "picture", "domain", "caption", *metrics, "novel objects", "named", "references", "tags"]
+    table = wandb.Table(columns=[*columns, "constraints"])
+    # One mapping for all pictures: a table refuses a column of pictures that differ in it.
+    labels = {name: n for n, name in enumerate(dict.fromkeys(b["label"] for row in rows for b in row["boxes"]))}
+    classes = {n: name or "(no name)" for name, n in labels.items()}
+    for row in rows:
+        picture = pictures / row["picture"] if row["picture"] else None
+        table.add_data(
+            row["image_id"],
+            wandb.Image(str(picture), boxes={"regions": {"box_data": _boxes(row, labels), "class_labels": classes}})
+            if picture and picture.is_file()
+            else None,
+            row["domain"],
+            row["caption"],
+            *(row["scores"].get(metric) for metric in metrics),
+            ", ".join(row["novel"]),
+            ", ".join(row["named"]),
+            "\n".join(row["references"]),
+            ", ".join(row["tags"]),
+            _constraints(row["constraints"]),
+        )
+    return table
+
+
+def _boxes(row: dict[str, Any], labels: dict[str, int]) -> list[dict[str, Any]]:
+    """The boxes of one picture in the form of W&B, places as shares of the picture."""
+    found = []
+    for box in row["boxes"]:
+        x1, y1, x2, y2 = box["box"]
+        explains = "; ".join(f'"{word}" {with_it:.2f} -> {without:.2f}' for word, with_it, without in box["explains"])
+        found.append(
+            {
+                "position": {
+                    "minX": x1 / row["width"],
+                    "maxX": x2 / row["width"],
+                    "minY": y1 / row["height"],
+                    "maxY": y2 / row["height"],
+                },
+                "class_id": labels[box["label"]],
+                "box_caption": f"{box['label'] or '(no name)'}: {explains}" if explains else box["label"],
+                "scores": {"score": box["score"]},
+            }
+        )
+    return found
+
+
+def _constraints(trace: dict[str, Any] | None) -> str:
+    """A trace in words."""
+    if trace is None:
+        return ""
+    lines = [f"{c['name']}: {c['written'] if c['satisfied'] else 'not satisfied'}" for c in trace["constraints"]]
+    return "\n".join([*lines, "fell back"] if trace["fell_back"] else lines)

@@ -1,21 +1,23 @@
-"""The processes of one extraction, as `accelerate launch`, `torchrun` or mpirun started them.
+"""The processes that do one job together, as `accelerate launch`, `torchrun` or mpirun started them.
 
-They talk twice: the first tells the others what there is to do, and at the end it waits until they have
-done it. Both go over gloo, whatever the detectors run on; all else passes through files in the store's folder.
+They talk little: the first tells the others what there is to do, what they have found is gathered, and at the end each
+waits until the others are done. All of it goes over gloo, whatever the models run on, so no folder in common is needed
+for it. A process that dies closes its connections, and the others notice at once when they wait for it.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vivo.errors import UserError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=30)
-"""How long a process waits for the others: an extraction takes days, and one that died closes its connection."""
+PATIENCE = timedelta(days=30)
+"""How long a process waits for the others where nothing else is said: an extraction takes days."""
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -27,7 +29,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process plans, reports and finishes the store."""
+        """Whether this process plans, reports and finishes the job."""
         return self.rank == 0
 
     def on_main(self, work: Callable[[], T]) -> T | None:
@@ -42,6 +44,19 @@ class Processes:
     def from_main(self, work: Callable[[], T]) -> T:
         """What `work` gives, done by the main process and told to all (small and picklable); errors as `on_main`."""
         return work()
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """What `work` gives in this process, once all have done theirs.
+
+        Raises:
+            UserError: in the main process, that of the first process in which `work` failed; the others then leave
+                silently, as with `on_main`.
+        """
+        return work()
+
+    def all_gather(self, value: T) -> list[T]:
+        """What all processes have brought (picklable), by rank."""
+        return [value]
 
     def wait(self, meanwhile: Callable[[], None]) -> None:
         """Until all processes are here, call `meanwhile` now and then.
@@ -81,6 +96,29 @@ class _Joined(Processes):
             raise told[0] if self.is_main else SystemExit(2)
         return told[0]
 
+    def everywhere(self, work: Callable[[], T]) -> T:
+        found: list[T] = []
+        problem = ""
+        try:
+            found.append(work())
+        except UserError as error:
+            problem = str(error)
+        problems = self.all_gather((problem, socket.gethostname()))
+        for rank, (text, host) in enumerate(problems):
+            if text:
+                same = all(other == text for other, _ in problems)
+                told = UserError(text if same or rank == 0 else f"process {rank} on {host}: {text}")
+                raise told if self.is_main else SystemExit(2)
+        return found[0]
+
+    def all_gather(self, value: T) -> list[T]:
+        found: list[Any] = [None] * self.count
+        try:
+            self._distributed.all_gather_object(found, value)
+        except RuntimeError as error:
+            raise self._lost() from error
+        return found
+
     def wait(self, meanwhile: Callable[[], None]) -> None:
         try:
             arrival = self._distributed.barrier(async_op=True)
@@ -93,18 +131,22 @@ class _Joined(Processes):
 
     def _lost(self) -> UserError:
         return UserError(
-            f"process {self.rank} of {self.count}: another process ended before its work was done; run the same"
-            " command again, it goes on where it was"
+            f"process {self.rank} of {self.count}: another process ended before its work was done, or did not answer;"
+            " run the same command again, it goes on where it was"
         )
 
 
 ALONE = Processes()
 
 
-def join_processes() -> Processes:
+def join_processes(program: str, patience: timedelta = PATIENCE) -> Processes:
     """The processes that a launcher started together with this one; `ALONE` without a launcher.
 
     A process with GPUs at hand takes the one of its place on its machine as its "cuda" device.
+
+    Args:
+        program: whose head shows how it is started, for errors.
+        patience: after how long a process that waits for another one gives up.
 
     Raises:
         UserError: a launcher started more processes than could be joined.
@@ -116,11 +158,11 @@ def join_processes() -> Processes:
     from accelerate import PartialState
 
     # cpu=True: gloo between the processes also where each has a GPU; they exchange a few hundred bytes
-    state = PartialState(cpu=True, timeout=_PATIENCE)
+    state = PartialState(cpu=True, timeout=patience)
     if state.num_processes != launched:
         raise UserError(
             f"the launcher started {launched} processes, but accelerate joined {state.num_processes}; start it as the"
-            " head of pretrain/extract_regions.py shows"
+            f" head of {program} shows"
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(state.local_process_index % torch.cuda.device_count())
