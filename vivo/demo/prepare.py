@@ -42,7 +42,7 @@ def make_examples(out: Path) -> None:
     """What pretrain/prepare_open_images.py and finetune/prepare_coco.py make of the annotation files."""
     world, examples = out / "world", out / "examples"
     examples.mkdir(exist_ok=True)
-    if (examples / "captions.jsonl").is_file():
+    if (examples / "vocabulary.txt").is_file() and (examples / "captions.jsonl").is_file():
         return
     source = world / "open_images"
     labels, names = source / "train-annotations-human-imagelabels.csv", source / "class-descriptions.csv"
@@ -52,7 +52,15 @@ def make_examples(out: Path) -> None:
     known = sorted({tag_name(name) for name in read_class_descriptions(names).values()} - unknown)
     atomic_write_json(examples / "boxed_classes.json", known)
     write_vocabulary(examples, world / "coco" / "captions_train.json")
-    write_caption_examples(read_captions(world / "coco" / "captions_train.json"), examples / "captions.jsonl")
+    make_caption_examples(out)
+
+
+def make_caption_examples(out: Path) -> None:
+    """The captioned pictures alone, which need no text model."""
+    (out / "examples").mkdir(exist_ok=True)
+    path = out / "examples" / "captions.jsonl"
+    if not path.is_file():
+        write_caption_examples(read_captions(out / "world" / "coco" / "captions_train.json"), path)
 
 
 def write_vocabulary(examples: Path, captions: Path) -> None:

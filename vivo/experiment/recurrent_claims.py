@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from vivo.data.regions import RegionStore
-from vivo.experiment.recurrent_photographs import BEAMS, BY_NAME, VARIANTS, Photographs, captions
+from vivo.experiment.recurrent_photographs import (
+    BEAMS,
+    BY_NAME,
+    ENSEMBLES,
+    OF_BEAMS,
+    VARIANTS,
+    Photographs,
+    captions,
+    config_of,
+)
 from vivo.metrics.bootstrap import Interval, MeanScore, Statistic, bootstrap, paired_bootstrap
 from vivo.metrics.comparison import compare_systems, system_intervals
 from vivo.metrics.meteor import Meteor
@@ -74,7 +83,7 @@ class PhotographScores:
 
     def trained(self, name: str) -> list[int]:
         """Seeds whose training is over."""
-        return [seed for seed in self.seeds if (self.of.run(name, seed) / "model").is_dir()]
+        return [seed for seed in self.seeds if self.of.is_trained(name, seed)]
 
     def scores(self, name: str, beam: int = 3, ensemble: bool = False, of: Sequence[int] | None = None) -> list[Scores]:
         """One for each seed that is trained (of `of`), or one of all of them as an ensemble."""
@@ -121,7 +130,7 @@ def differences_table(found: PhotographScores) -> Table:
         cells = [found.difference(one, two, metric) for metric in ("BLEU-4", "CIDEr")]
         if all(cells):
             rows.append((says, *(shown_interval(cell, plus=True) for cell in cells)))
-    for name in ("frozen", "joint"):
+    for name in ENSEMBLES:
         if len(found.trained(name)) > 1:
             together, alone = found.scores(name, ensemble=True), found.scores(name)
             table = compare_systems(found.scorer, together, alone)["overall"]
@@ -146,7 +155,7 @@ def strength_table(found: PhotographScores) -> Table:
     )
 
 
-def beams_table(found: PhotographScores, name: str = "joint") -> Table:
+def beams_table(found: PhotographScores, name: str = OF_BEAMS) -> Table:
     """Width of the beam against BLEU-4 and CIDEr."""
     rows = []
     for beam in BEAMS if found.trained(name) else ():
@@ -219,14 +228,13 @@ def nearest_table(found: PhotographScores, name: str = "joint") -> Table:
 
 def nearest(of: Photographs, image_ids: Sequence[str]) -> np.ndarray:
     """float64 [N]: cosine of each test picture with the nearest training picture."""
-    from vivo.data.examples import read_caption_examples
-    from vivo.show_and_tell.modeling import ShowAndTell
-    from vivo.show_and_tell.tasks import encoder_outputs
-    from vivo.weights import load_model
+    from vivo.show_and_tell.tasks import encoder_outputs, make_outputs, starting_model, training_examples
 
-    training = RegionStore(of.outputs("frozen"))
-    trained = [e.image_id for e in read_caption_examples(of.out / "data" / "train.jsonl")]
-    model = load_model(ShowAndTell, of.model("frozen", 0))
+    config = config_of(of, BY_NAME["frozen"], 0)
+    make_outputs(config)  # they may have been left where the models were trained
+    training, examples = RegionStore(of.outputs("frozen")), training_examples(config)
+    trained = [e.image_id for e in examples]
+    _, model = starting_model(config, of.training_captions())
     test = encoder_outputs(model, of.out / "outputs" / "test_lite0", of.split("test"), str(of.pictures))
     known, asked = (
         np.stack([store[i].features[0].astype(np.float64) for i in ids])

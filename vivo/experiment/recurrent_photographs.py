@@ -8,6 +8,7 @@ Every step is skipped where its result is there, and a training goes on from its
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,18 @@ from vivo.data.predictions import read_predictions
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
 from vivo.experiment.benchmark import RECURRENT
+from vivo.experiment.side_by_side import run_side_by_side
 from vivo.files import atomic_write_json
+from vivo.show_and_tell.tasks import make_outputs
 from vivo.split_prediction import predict_split
 from vivo.training.runs import show_and_tell
 
 FROZEN, JOINT = "finetune/show_and_tell_flickr.yaml", "finetune/show_and_tell_flickr_joint.yaml"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
-BEAMS = (1, 2, 3, 5, 10)
-"""Widths of the curve; 3 is the published one."""
+BEAMS, OF_BEAMS = (1, 2, 3, 5, 10), "joint"
+"""Widths of the curve, of the variant whose it is; 3 is the published one."""
+ENSEMBLES = ("frozen", "joint")
+"""Variants whose seeds also caption together."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,10 @@ class Photographs:
         """RegionStore of what the frozen encoder of a variant says."""
         return self.out / "outputs" / BY_NAME[name].outputs.format(seed=seed)
 
+    def is_trained(self, name: str, seed: int) -> bool:
+        """Whether a training is over."""
+        return (self.run(name, seed) / "model").is_dir()
+
     def model(self, name: str, seed: int) -> Path:
         """The best model of a training."""
         return self.run(name, seed) / "best"
@@ -188,8 +197,50 @@ def config_of(of: Photographs, variant: Variant, seed: int) -> TrainConfig:
 
 def train(of: Photographs, name: str, seed: int) -> None:
     """One training; skipped where its model is there."""
-    if not (of.run(name, seed) / "model").is_dir():
+    if not of.is_trained(name, seed):
         show_and_tell(config_of(of, BY_NAME[name], seed))
+
+
+def train_all(of: Photographs, names: Sequence[str], seeds: Sequence[int], jobs: int = 1) -> None:
+    """All these trainings and their captions; what is there is not made again.
+
+    Args:
+        jobs: trainings at a time, each in a process of its own. One that begins with another's model waits for it.
+    """
+    todo = [(name, seed) for seed in seeds for name in names if not of.is_trained(name, seed)]
+    making = {of.outputs(name, seed): (of, name, seed) for name, seed in todo}
+    outputs = [(f"outputs {path.name}", make_outputs_of, given) for path, given in making.items()]
+    firsts = [name for name in names if BY_NAME[name].start not in names]
+    trainings = [
+        (f"{name}/{seed}", train_chain, (of, (name, *(n for n in names if BY_NAME[n].start == name)), seed))
+        for name in sorted(firsts, key=lambda name: name != "from_start")  # the longest first
+        for seed in seeds
+    ]
+    for tasks in (outputs, trainings):
+        if jobs > 1:
+            run_side_by_side(tasks, jobs, lambda name, took: print(f"{name}: {took:.0f} s", file=sys.stderr))
+        else:
+            for _, work, given in tasks:
+                work(*given)
+    for name in ENSEMBLES:
+        if name in names and len(seeds) > 1:
+            captions(of, name, seeds)
+
+
+def make_outputs_of(of: Photographs, name: str, seed: int) -> None:
+    """What the frozen encoder of a variant says of all pictures."""
+    config = config_of(of, BY_NAME[name], seed)
+    if config.show_and_tell.freeze_encoder:
+        config.init = "random"  # the encoder is what it is, also of a variant whose start is not trained yet
+        make_outputs(config)
+
+
+def train_chain(of: Photographs, names: Sequence[str], seed: int) -> None:
+    """Trainings one after the other, and the captions of each."""
+    for name in names:
+        train(of, name, seed)
+        for beam in BEAMS if name == OF_BEAMS else (3,):
+            captions(of, name, [seed], beam)
 
 
 def captions(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3, model: str = "best") -> dict[str, str]:

@@ -6,8 +6,9 @@ from vivo.data.predictions import read_predictions
 from vivo.demo import prepare
 from vivo.demo.pipeline import world_benchmark
 from vivo.demo.sizes import SIZES
+from vivo.experiment import stages
 from vivo.experiment.plan import show_and_tell_plan
-from vivo.experiment.run import run_comparison
+from vivo.experiment.run import run_comparison, run_tasks
 from vivo.experiment.stages import Clock
 from vivo.files import writable_folder
 from vivo.world.classes import BASE_CLASSES
@@ -29,11 +30,34 @@ def base_classes() -> list[str]:
     return [entry.name for entry in BASE_CLASSES]
 
 
-def compare(out: Path, seeds: int, quick: bool = False) -> None:
+def caption_recurrent(out: Path, seeds: int, quick: bool = False, jobs: int = 1) -> None:
+    """The world, and Show and Tell's trainings and captions alone: what `compare` will find there and not make again.
+
+    No detector and no text model is needed for it. Args: see `compare`.
+    """
+    size, held_out = SIZES["tiny" if quick else "full"], held_out_colours()
+    prepare.check_same_world(writable_folder(out), size, held_out)
+    clock, bench, plan = Clock(out / "seconds.json"), world_benchmark(out, size), show_and_tell_plan()
+    rows = [row for row in plan.rows if row.model in plan.recurrent]
+    try:
+        clock.run("world", lambda: prepare.make_world(out, size, held_out))
+        prepare.make_caption_examples(out)
+        clock.run("encoder outputs", lambda: stages.make_encoder_outputs(bench, out))
+        trainings = [(f"train {m}/{s}", stages.train_recurrent, (out, bench, m, s)) for m in plan.recurrent
+                     for s in range(seeds)]  # fmt: skip
+        run_tasks(trainings, jobs, clock)
+        captionings = [(f"caption {r.name}/{s}", stages.caption_row, (out, bench, r, s)) for r in rows
+                       for s in range(seeds)]  # fmt: skip
+        run_tasks(captionings, jobs, clock)
+    finally:
+        clock.lap()
+
+
+def compare(out: Path, seeds: int, quick: bool = False, jobs: int = 1) -> None:
     """World, regions, trainings, captions, scores, report in `out`; what is there is not made again.
 
     Args:
-        quick: the tiny size, to try the whole.
+        quick: the tiny size, to try the whole. jobs: trainings at a time.
     """
     size, held_out = SIZES["tiny" if quick else "full"], held_out_colours()
     prepare.check_same_world(writable_folder(out), size, held_out)
@@ -42,7 +66,8 @@ def compare(out: Path, seeds: int, quick: bool = False) -> None:
         clock.run("world", lambda: prepare.make_world(out, size, held_out))
         clock.run("examples", lambda: prepare.make_examples(out))
         clock.run("regions", lambda: prepare.make_regions(out))
-        run_comparison(out, world_benchmark(out, size), show_and_tell_plan(), seeds, clock, {"held out": "colours"})
+        bench, extra = world_benchmark(out, size), {"held out": "colours"}
+        run_comparison(out, bench, show_and_tell_plan(), seeds, clock, extra, jobs)
     finally:
         clock.lap()
 

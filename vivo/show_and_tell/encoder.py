@@ -54,9 +54,9 @@ class ImageEncoder(nn.Module):
         from vivo.show_and_tell.folding import fold  # it needs timm, which takes seconds to import
 
         self.folded = True
-        size, weight = self.config.picture_size, next(self.network.parameters())
-        noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
-        with torch.autocast(weight.device.type, enabled=False):
+        size = self.config.picture_size
+        noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", enabled=False):
             fold(self.network, lambda network: map_of(network, noise))
 
     def detector(self) -> WholePictureDetector:
