@@ -57,7 +57,7 @@ class ImageEncoder(nn.Module):
         size = self.config.picture_size
         noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         with torch.autocast("cpu", enabled=False):
-            fold(self.network, lambda network: map_of(network, noise))
+            fold(self.network, lambda network: map_of(network.float(), noise))
 
     def detector(self) -> WholePictureDetector:
         """The encoder as it is now, as a detector whose regions are its outputs."""

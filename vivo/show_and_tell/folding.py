@@ -70,9 +70,9 @@ def fold(network: nn.Module, output: Callable[[nn.Module], Tensor]) -> bool:
     """Fold `network`, in place, if its output stays the same; returns whether it did.
 
     Args:
-        output: of a network, on some input; both on the CPU, in float32.
+        output: of a copy of the network on the CPU, on some input.
     """
-    trial = copy.deepcopy(network).eval().to("cpu", torch.float32)  # a GPU's convolutions round to TF32 by default
+    trial = copy.deepcopy(network).eval().cpu()  # a GPU's convolutions round to TF32 by default
     before = output(trial)
     _fold(trial)
     try:
