@@ -284,12 +284,12 @@ def test_word_pieces_instead_of_words(small, tmp_path: Path):
     write_pieces(choose_pieces(whole, captions, 150), tmp_path / "pieces.txt")
     pieces = ("show_and_tell.vocabulary=pieces", f"model.vocabulary={tmp_path / 'pieces.txt'}")
     out = tmp_path / "run"
-    show_and_tell(settings(folder, pictures, out, *SMALL, *pieces, "optim.batch_size=4", "optim.lr=2e-2",
-                           "optim.duration=60 steps", "model.dropout=0", "tracking.save_every=60 steps"))  # fmt: skip
+    show_and_tell(settings(folder, pictures, out, *SMALL, *pieces, "optim.batch_size=4", "optim.lr=1e-2",
+                           "optim.duration=500 steps", "model.dropout=0", "tracking.save_every=500 steps"))  # fmt: skip
     model = load_captioner(out / "model")
     assert model.config.vocab_size == 150 and not model.config.words
     assert model.config.cls_token_id == load_tokenizer(out / "model").cls_token_id
     captioner = Captioner.from_pretrained(out / "model", device="cpu")
     assert [captioner(pictures / f"{n}.png", beam=3)[0].text for n in range(4)] == captions
     with pytest.raises(UserError, match="word pieces "):
-        show_and_tell(settings(folder, pictures, out, *SMALL, "optim.duration=61 steps", "optim.batch_size=4"))
+        show_and_tell(settings(folder, pictures, out, *SMALL, "optim.duration=501 steps", "optim.batch_size=4"))
