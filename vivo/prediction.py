@@ -1,8 +1,8 @@
-"""Captions for batches: the model under a search of vivo/decoding, with its keys and values cached.
+"""Captions for batches: a captioner (vivo/captioning.py) under a search of vivo/decoding.
 
-Tags and regions are encoded once per picture and shared by all its beams: the K beams of a picture
-stand side by side in the length dimension, kept apart by the mask, so the context is not copied for
-each of them. A step costs two positions a beam: the last token, whose keys and values are kept, and a
+VIVO's own step has its keys and values cached. Tags and regions are encoded once per picture and shared by all its
+beams: the K beams of a picture stand side by side in the length dimension, kept apart by the mask, so the context is
+not copied for each of them. A step costs two positions a beam: the last token, whose keys and values are kept, and a
 [MASK] behind it, whose output is the next token (Hu et al. 2021, Fig. 2c).
 """
 
@@ -15,17 +15,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vivo.caching import TextCache
+from vivo.captioners import captioner_class, load_captioner
+from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig
-from vivo.data.collate import Batch, ContextCollator, Limits, to_device
+from vivo.data.collate import Batch, picture_rows, to_device
 from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.decoding.oscar import oscar_beam_search, oscar_greedy_search
-from vivo.decoding.rules import AtLeast, NoRepeat
+from vivo.decoding.rules import AtLeast, Never, NoRepeat
 from vivo.decoding.search import Hypothesis, Rule, beam_search, greedy_search
 from vivo.errors import UserError
 from vivo.modeling import Context, VivoForCaptioning
-from vivo.weights import load_model
+from vivo.show_and_tell.pictures import PictureReader, PictureStore
 
 if TYPE_CHECKING:
     from vivo.constrained_prediction import ConstrainedCaptions
@@ -68,15 +70,15 @@ class CachedStep:
 
 
 @torch.inference_mode()
-def caption_batch(model: VivoForCaptioning, batch: Batch, decode: DecodeConfig) -> list[list[Hypothesis]]:
-    """Hypotheses of each picture of a batch (tag and region keys of data/collate.py), best first."""
+def caption_batch(model: CaptioningModel, batch: Batch, decode: DecodeConfig) -> list[list[Hypothesis]]:
+    """Hypotheses of each picture of a batch (of the model's own collator), best first."""
     config = model.config
     limit = min(decode.max_tokens, config.max_caption_tokens - 1)
-    nothing = torch.empty(0, dtype=torch.int64, device=batch["tag_ids"].device)
-    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam * (limit + 1))
-    pictures, device = batch["region_mask"].shape[0], batch["region_mask"].device
+    step = model.step(model.encode_pictures(batch), decode.beam * (limit + 1))
+    rows = picture_rows(batch)
+    pictures, device = rows.shape[0], rows.device
     ends = (config.cls_token_id, config.sep_token_id)
-    rules = decoding_rules(decode, config.sep_token_id)
+    rules = decoding_rules(decode, config.sep_token_id, model.never_said)
     if decode.conventions == "oscar":
         if decode.beam == 1:
             return [[h] for h in oscar_greedy_search(step, pictures, *ends, limit, device, rules)]
@@ -105,9 +107,9 @@ def check_found(found: Sequence[Sequence[Hypothesis]]) -> None:
         raise UserError("no caption was found: the model gives no token a probability (NaN); are its weights whole?")
 
 
-def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
-    """What the configuration forbids a search to write."""
-    rules: list[Rule] = []
+def decoding_rules(decode: DecodeConfig, end: int, never: Sequence[int] = ()) -> list[Rule]:
+    """What the configuration, and the captioner itself (`never`), forbids a search to write."""
+    rules: list[Rule] = [Never(never)] if never else []
     if decode.no_repeat:
         rules.append(NoRepeat(decode.no_repeat))
     if decode.min_tokens:
@@ -115,17 +117,16 @@ def decoding_rules(decode: DecodeConfig, end: int) -> list[Rule]:
     return rules
 
 
-def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, VivoForCaptioning]:
+def load_captioning_model(checkpoint: Path, store: RegionStore) -> tuple[PreTrainedTokenizerFast, CaptioningModel]:
     """Tokenizer and model for the features of `store`; features of another detector are refused."""
-    model = load_model(VivoForCaptioning, checkpoint).eval()
+    model = load_captioner(checkpoint).eval()
     model.check_can_caption(str(checkpoint))
-    store.check_compatible(model.config.region_fingerprint, model.config.feature_size)
-    store.check_all_fit(model.config.max_regions)
+    model.check_store(store)
     return load_tokenizer(checkpoint), model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def decode_pictures(
-    model: VivoForCaptioning,
+    model: CaptioningModel,
     tokenizer: PreTrainedTokenizerFast,
     store: RegionStore,
     image_ids: Sequence[str],
@@ -141,7 +142,7 @@ def decode_pictures(
         shown: for a control, the picture whose regions and tags the model gets instead of its own.
         constrained: the search with constraints, where there are any.
     """
-    collator = ContextCollator(tokenizer, Limits.of(model.config))
+    collator = model.collator(tokenizer)
     results: dict[str, list[Hypothesis]] = {}
     for first in range(0, len(image_ids), decode.batch_size):
         ids = image_ids[first : first + decode.batch_size]
@@ -155,7 +156,7 @@ def decode_pictures(
 
 
 def caption_pictures(
-    model: VivoForCaptioning,
+    model: CaptioningModel,
     tokenizer: PreTrainedTokenizerFast,
     store: RegionStore,
     image_ids: Sequence[str],
@@ -167,3 +168,19 @@ def caption_pictures(
     """Caption and score of each picture, by id; see `decode_pictures`."""
     found = decode_pictures(model, tokenizer, store, image_ids, tags, decode, shown, constrained)
     return {i: (decode_caption(tokenizer, best.tokens), best.score) for i, (best, *_) in found.items()}
+
+
+def open_store(checkpoint: Path, regions: Path | Mapping[str, Path]) -> RegionStore | PictureStore:
+    """The RegionStore at a path, or picture files (by id) as the captioner in `checkpoint` cuts them.
+
+    Raises:
+        UserError: no such store, or picture files for a captioner that wants regions.
+    """
+    if isinstance(regions, Path):
+        return RegionStore(regions)
+    kind = captioner_class(checkpoint)
+    if not kind.reads_pixels:
+        raise UserError(f"{checkpoint}: takes regions, not pictures; give regions instead")
+    config = kind.config_class.from_pretrained(checkpoint)
+    folder = next(iter(regions.values())).parent if regions else Path()
+    return PictureStore(regions, folder, PictureReader(config.picture_size, config.picture_resize))
