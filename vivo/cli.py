@@ -1,4 +1,5 @@
-"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `doctor`, `features`, `data`, `config`, `sync`.
+"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `serve`, `doctor`, `features`, `data`, `config`,
+`sync`.
 
 Thin: it reads arguments, calls the library and prints. Libraries are imported inside the verbs, so
 that `vivo --help` does not wait for PyTorch. Training and evaluation are programs of their own
@@ -106,6 +107,19 @@ def caption(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 1 if broken else 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """`vivo serve`: captions over HTTP, as Azure's clients ask for them, and a page."""
+    if not arguments.checkpoint.is_dir():
+        raise UserError(f"{arguments.checkpoint}: no such folder; --checkpoint takes one such as runs/demo/vivo")
+    try:
+        from vivo.serve.command import serve as run
+    except ImportError as error:
+        if (error.name or "").startswith("vivo"):
+            raise
+        raise UserError(f"vivo serve needs the package {error.name}: pip install 'vivo[serve]'") from None
+    return run(arguments)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -293,6 +307,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=caption)
 
+    _add_serve(verbs)
+
     verb = verbs.add_parser("doctor", help="check this machine and print the fix of each thing that is wrong")
     verb.add_argument(
         "--distributed",
@@ -365,6 +381,30 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--project", default="", help="W&B project; default: the one in RUN_DIR/config.yaml")
     verb.set_defaults(run=sync)
     return parser
+
+
+def _add_serve(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = verbs.add_parser("serve", help="captions over HTTP, for Azure's clients and for people (docs/service.md)")
+    verb.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="as runs/demo/vivo of the demo")
+    verb.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; 0.0.0.0: everywhere")
+    verb.add_argument("--port", type=whole_number(0), default=8000, help="default: 8000; 0: any free one, printed")
+    verb.add_argument("--key-file", type=Path, metavar="FILE", help="subscription keys, one a line")
+    verb.add_argument("--no-key", action="store_true", help="everybody on this machine may ask; only on loopback")
+    verb.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
+    verb.add_argument("--workers", type=whole_number(1), default=1, metavar="N", help="processes, each with the model")
+    verb.add_argument("--beam", type=whole_number(1), default=5, metavar="N", help="width of search; default: 5")
+    verb.add_argument("--threshold", type=float, metavar="P", help="least confidence; default: the calibrated one")
+    verb.add_argument("--batch", type=whole_number(1), default=16, metavar="N", help="pictures read together at most")
+    verb.add_argument("--max-wait-ms", type=float, default=10.0, metavar="MS", help="wait for others; default: 10")
+    verb.add_argument("--queue", type=whole_number(1), default=64, metavar="N", help="pictures that may wait; else 429")
+    verb.add_argument("--memory-mb", type=int, default=512, metavar="MB", help="of files and pixels; else 429")
+    verb.add_argument("--body-seconds", type=float, default=30.0, metavar="S", help="for sending a picture")
+    verb.add_argument("--drain-seconds", type=float, default=30.0, metavar="S", help="to finish after SIGTERM")
+    verb.add_argument("--allow-urls", action="store_true", help="fetch pictures from public http(s) addresses")
+    verb.add_argument(
+        "--allow-url-network", action="append", default=[], metavar="CIDR", help="and from this private network"
+    )
+    verb.set_defaults(run=serve)
 
 
 def _add_jobs(verb: argparse.ArgumentParser) -> None:
