@@ -32,7 +32,9 @@ def check_decoding(decode: "DecodeConfig") -> None:
     if decode.beam % decode.groups:
         raise UserError(f"decode.beam: {decode.beam} does not divide by decode.groups: {decode.groups}")
     if decode.min_tokens > decode.max_tokens:
-        raise UserError(f"decode.min_tokens: {decode.min_tokens} is more than decode.max_tokens: {decode.max_tokens}")
+        raise UserError(
+            f"decode.min_tokens: {decode.min_tokens} is more than decode.max_tokens: {decode.max_tokens}"
+        )
     if decode.diversity and decode.groups == 1:
         raise UserError("decode.diversity: is for decode.groups of 2 or more")
     hypotheses = decode.beam << decode.constraints_at_most
