@@ -6,9 +6,16 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Address = IPv4Address | IPv6Address
 
 METADATA = frozenset(
-    map(ip_address, ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"))
+    map(
+        ip_address,
+        ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"),
+    )
 )
-"""Where clouds tell a machine its secrets (AWS, GCP, Azure, Alibaba); never allowed, whatever the networks."""
+"""Where clouds tell a machine its secrets (AWS, GCP, Azure, Alibaba, Oracle); never allowed, whatever the networks."""
+_SPECIAL = tuple(
+    map(ip_network, ("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "3fff::/20", "5f00::/16"))
+)
+"""What IANA keeps for special use and some versions of Python's `ipaddress` call global."""
 _NAT64 = ip_network("64:ff9b::/96")
 
 
@@ -25,6 +32,8 @@ def is_allowed(address: Address, networks: Sequence[IPv4Network | IPv6Network] =
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address) and _embedded(address):
         return True  # what it carries is judged
+    if any(network.version == address.version and address in network for network in _SPECIAL):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 

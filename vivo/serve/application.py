@@ -99,6 +99,8 @@ def _add_errors(app: FastAPI) -> None:
 
     def answer(request: Request, problem: Problem) -> Response:
         request.state.fields["code"] = problem.inner or problem.code
+        if problem.__cause__ is not None:
+            request.state.fields["cause"] = type(problem.__cause__).__name__
         flat = re.match(r"/vision/v(2\.\d|3\.[01])/", request.url.path) and problem.status != 401
         body = problem.flat(request.state.request_id) if flat else problem.nested()
         return JSONResponse(body, problem.status, problem.headers())

@@ -24,6 +24,7 @@ from uvicorn.supervisors import Multiprocess
 
 from vivo.errors import UserError
 from vivo.serve.keys import read_keys
+from vivo.serve.pictures import quieten_pillow
 from vivo.serve.settings import Settings
 
 
@@ -52,6 +53,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from vivo.serve.metrics import log_to_stderr
 
     log_to_stderr()
+    quieten_pillow()
     _warn(settings)
     config = _configuration(partial(worker, settings), settings, arguments.workers)
     host, port = listening.getsockname()[:2]
@@ -79,6 +81,7 @@ def worker(settings: Settings):
 
     set_cpu_defaults()
     log_to_stderr()
+    quieten_pillow()
     return application(settings)
 
 

@@ -6,7 +6,9 @@ megapixels would not fit into memory. Sizes in answers are those of the whole up
 """
 
 import io
+import threading
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -17,7 +19,10 @@ from vivo.serve.settings import Settings
 
 FORMATS = {"JPEG": "Jpeg", "MPO": "Jpeg", "PNG": "Png", "GIF": "Gif", "BMP": "Bmp", "WEBP": "Webp"}
 """Pillow's names -> those of answers. A file is what its first bytes say, whatever it is called."""
+_OPENED = [name for name in FORMATS if name != "MPO"]  # which is opened as the JPEG that it is
 LARGEST_SIDE = 2048  # of what detectors are given
+LARGE = 16_000_000  # pixels; of pictures with more, one is decoded at a time: it can take a gigabyte
+_LARGE_ONE = threading.Lock()
 MOST_SCANS = 200  # of a JPEG: each costs a pass over the whole picture, and one can be a few bytes
 
 
@@ -53,7 +58,7 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
     if not data:
         raise invalid("InvalidImageFormat", "Input data is not a valid image: it is empty.")
     try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as opened:
+        with Image.open(io.BytesIO(data), formats=_OPENED) as opened:
             return _decode(opened, data, settings)
     except Problem:
         raise
@@ -62,10 +67,10 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
         raise invalid("InvalidImageFormat", f"Input data is not a valid image; {known} are supported.") from None
     except Image.DecompressionBombError:
         raise _too_large(settings) from None
-    except Exception:
+    except Exception as error:
         # Pillow's readers raise anything from struct.error to IndexError on damaged files; whatever it is, the file
         # is what is wrong, and the next request is none the worse for it.
-        raise invalid("InvalidImageFormat", "Input data is not a valid image: it is damaged or truncated.") from None
+        raise invalid("InvalidImageFormat", "Input data is not a valid image: it is damaged or truncated.") from error
 
 
 def _decode(opened: Image.Image, data: bytes, settings: Settings) -> Picture:
@@ -84,6 +89,11 @@ def _decode(opened: Image.Image, data: bytes, settings: Settings) -> Picture:
             raise invalid("InvalidImageFormat", f"The JPEG image has more than {MOST_SCANS} scans.")
         if max(width, height) > 2 * LARGEST_SIDE:
             opened.draft(None, (LARGEST_SIDE, LARGEST_SIDE))  # decodes every 2nd, 4th or 8th pixel
+    with _LARGE_ONE if width * height > LARGE else nullcontext():
+        return _loaded(opened, kind, width, height, len(data))
+
+
+def _loaded(opened: Image.Image, kind: str, width: int, height: int, size: int) -> Picture:
     turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     opened.load()  # an animation's first frame; truncation shows here
     image: Image.Image = opened
@@ -94,7 +104,7 @@ def _decode(opened: Image.Image, data: bytes, settings: Settings) -> Picture:
         image = image.copy()  # the file is closed behind us
     if turned:
         width, height = height, width
-    return Picture(image, width, height, FORMATS[kind], len(data))
+    return Picture(image, width, height, FORMATS[kind], size)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
