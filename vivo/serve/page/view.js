@@ -3,6 +3,7 @@ import { altText, asJson, copy, imageElement } from "./copies.js";
 import { announce, find, icon, make, percent, quoted, roving, sentence } from "./elements.js";
 
 const LEAST = 0.05; // share of a word's probability; less than that hangs on nothing
+const MUCH = 0.3; // from here on a word is underlined
 const COLORS = 6; // box-0 .. box-5 of page.css
 const FIRST_REGIONS = 12; // listed before "all regions"
 const SURE = [[0.9, "Very sure"], [0.75, "Quite sure"], [0.5, "More likely than not"], [0, "A guess"]];
@@ -13,7 +14,7 @@ export const regionName = (region) => region.tag || (isWhole(region) ? "whole pi
 // How sure, in words and as a number.
 export function sureness(confidence, calibrated) {
   const number = percent(confidence);
-  if (!calibrated) return { words: "Not calibrated", number, means: "the number only puts captions in an order" };
+  if (!calibrated) return { words: "Not calibrated", number, means: "an order only, no probability" };
   return { words: SURE.find(([least]) => confidence >= least)[1], number, means: "that everything it names is there" };
 }
 
@@ -89,7 +90,7 @@ export class View {
     const on = hanging.map(([n, share]) => `${this.called(n)} ${percent(share)}`).join(", ");
     const look = () => this.lookAtWord(w);
     const node = make("button", {
-      type: "button", class: `word${hanging.length ? " hanging" : ""}`,
+      type: "button", class: `word${hanging[0]?.[1] >= MUCH ? " hanging" : ""}`,
       "aria-label": `${text}: hangs on ${on || "no region alone"}`,
       onpointerenter: look, onpointerleave: () => this.lookAway(), onfocus: look, onblur: () => this.lookAway(), onclick: look,
     }, text);
@@ -190,7 +191,7 @@ export class View {
     const look = this.looks.get(document.activeElement);
     if (look) return look();
     this.dark();
-    const way = matchMedia("(hover: none)").matches ? "Touch" : "Point at";
+    const way = matchMedia("(hover: none) and (pointer: coarse)").matches ? "Touch" : "Point at";
     this.telling.replaceChildren(`${way} a word to see what it hangs on, or a region to see its words.`);
   }
   dark() {
