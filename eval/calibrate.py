@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 from vivo.calibration import (
     Bin,
     Calibration,
+    at_most_the_first,
     best_threshold,
     expected_calibration_error,
     facts,
@@ -66,38 +68,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="fit nothing; check the calibration that is there")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for reliability.json and reliability.svg")
     arguments = parser.parse_args(argv)
-    known = Calibration.from_folder(arguments.checkpoint)
+    known = Calibration.from_folder(arguments.checkpoint) if arguments.check else None
     if arguments.check and known is None:
         raise UserError(f"{arguments.checkpoint}: no calibration.json in it to check; leave --check out to make it")
     examples = read_nocaps(arguments.captions)[: arguments.limit]
     classes = read_class_list(arguments.classes, arguments.hierarchy)
     truth = read_truth(arguments, examples, classes)
-    rows, right, picture = captioned(arguments, examples, classes, truth)
+    found = captioned(arguments, examples, classes, truth)
 
-    if arguments.check:
-        calibration, checked = known, np.ones(len(right), dtype=bool)
-    else:
-        checked = np.array([_is_checked(examples[n].image_id) for n in picture])
-        calibration = fit(rows[~checked], right[~checked])
-        confidence = calibration.probabilities(rows[~checked])
-        calibration.threshold = best_threshold(confidence, right[~checked], arguments.withhold)
-    confidence = calibration.probabilities(rows[checked])
-    bins = reliability(confidence, right[checked])
-    first = np.append(True, picture[checked][1:] != picture[checked][:-1])  # the beam's best of each picture
-    of_first = reliability(confidence[first], right[checked][first])
+    calibration, checked = known, found.judged
+    if not arguments.check:
+        half = np.array([_is_checked(examples[n].image_id) for n in found.picture])
+        fitted, checked = found.judged & ~half, found.judged & half
+        if not fitted.any() or not checked.any():
+            raise UserError(f"{arguments.captions}: too few pictures to fit on one half and check on the other")
+        calibration = fit(found.rows[fitted], found.right[fitted])
+        confidence = calibration.probabilities(found.rows)[fitted]
+        calibration.threshold = best_threshold(confidence, found.right[fitted], arguments.withhold)
+    confidence, right = found.as_served(calibration.probabilities(found.rows))[checked], found.right[checked]
+    bins = reliability(confidence, right)
+    first = found.first[checked]
+    of_first = reliability(confidence[first], right[first])
+    shown = confidence[first] >= calibration.threshold
     facts_found = {
-        "pictures": len(set(picture[checked].tolist())),
+        "pictures": len(set(found.picture[checked].tolist())),
         "captions": int(checked.sum()),
-        "right": round(float(right[checked].mean()), 4),
+        "right": round(float(right.mean()), 4),
         "expected calibration error": round(expected_calibration_error(bins), 4),
         "of the best captions alone": round(expected_calibration_error(of_first), 4),
-        "Brier score": round(float(((confidence - right[checked]) ** 2).mean()), 4),
-        "Brier score of the mean": round(float(right[checked].mean() * (1 - right[checked].mean())), 4),
-        "best captions withheld": round(float((confidence[first] < calibration.threshold).mean()), 4),
+        "Brier score": round(float(((confidence - right) ** 2).mean()), 4),
+        "Brier score of the mean": round(float(right.mean() * (1 - right.mean())), 4),
+        "best captions withheld": round(float(1 - shown.mean()), 4),
+        "best captions that are right": round(float(right[first].mean()), 4),
+        "of those that are shown": round(float(right[first][shown].mean()), 4) if shown.any() else None,
         "beam": arguments.beam,
     }
     if not arguments.check:
-        calibration.notes = {"checked on": facts_found, "fitted on captions": int((~checked).sum())}
+        calibration.notes = {"checked on": facts_found, "fitted on captions": int(fitted.sum())}
         calibration.save(arguments.checkpoint)
     print("confidence  right   captions")
     for one in bins:
@@ -135,20 +142,42 @@ def read_truth(
     return truth_of_captions(named, ancestors_matrix(classes))
 
 
+@dataclass(frozen=True)
+class Found:
+    """All captions of all pictures, N of them, in order.
+
+    Attributes:
+        rows: float [N, F], their facts.
+        right: bool [N], whether every object that it names is there.
+        judged: bool [N], whether it names any object, and the truth can judge all of them.
+        picture: int [N], the number of the picture.
+        first: bool [N], whether it is the best of its picture.
+    """
+
+    rows: np.ndarray
+    right: np.ndarray
+    judged: np.ndarray
+    picture: np.ndarray
+    first: np.ndarray
+
+    def as_served(self, probabilities: np.ndarray) -> np.ndarray:
+        """float [N], as a service gives them."""
+        starts = np.flatnonzero(self.first)
+        return np.concatenate([at_most_the_first(part) for part in np.split(probabilities, starts[1:])])
+
+
 def captioned(
     arguments: argparse.Namespace,
     examples: Sequence[CaptionExample],
     classes: Sequence[WorldClass],
     truth: Truth,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Facts float [N, F], whether all is right bool [N], number of the picture int [N], of all captions. Captions that
-    name no object say nothing of objects and are left out; so are those that the truth cannot judge."""
+) -> Found:
+    """Caption the pictures and judge what the captions name."""
     from vivo.captioner import Captioner
 
     captioner, finder = Captioner.from_pretrained(arguments.checkpoint), ClassFinder(classes)
-    option = "--pictures"
-    files = [picture_file(arguments.pictures, e.image_id, e.file_name, option) for e in examples]
-    rows, right, numbers = [], [], []
+    files = [picture_file(arguments.pictures, e.image_id, e.file_name, "--pictures") for e in examples]
+    rows: list[tuple[list[float], bool, bool, int, bool]] = []
     with progress_of("captions", len(files)) as update:
         for number, found in enumerate(captioner.caption_files(files, beam=arguments.beam, batch_size=BATCH)):
             if found.problem:
@@ -156,15 +185,13 @@ def captioned(
             mentions = [finder.find_mentions(t) for t in ptb_tokenize_all([c.text for c in found.captions])]
             of_picture = Truth(*(m[[number] * len(mentions)] for m in (truth.present, truth.implied, truth.judged)))
             wrong, judged = count_mentions(mentions, of_picture)
-            for caption, said, misses, known in zip(found.captions, mentions, wrong, judged, strict=True):
-                if said and known == len(said):
-                    rows.append(facts(caption))
-                    right.append(misses == 0)
-                    numbers.append(number)
+            for place, (caption, said) in enumerate(zip(found.captions, mentions, strict=True)):
+                known = len(said) > 0 and int(judged[place]) == len(said)
+                rows.append((facts(caption), bool(wrong[place] == 0), known, number, place == 0))
             update(number + 1, number + 1)
-    if not rows:
+    if not any(known for _, _, known, _, _ in rows):
         raise UserError(f"{arguments.classes}: no caption names any of its classes; calibration needs some that do")
-    return np.array(rows), np.array(right), np.array(numbers)
+    return Found(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def reliability_plot(bins: Sequence[Bin], error: float) -> str:

@@ -74,8 +74,31 @@ def write_alt_texts(
     """
     check_target(out)
     held = lock_folder(writable_folder(out.parent), f"{out.name} or another file of this folder")
+    try:
+        rows = _all_rows(captioner, checkpoint, files, out, beam, constraints)
+    finally:
+        os.close(held)
+    ordered = [rows[name] for _, name in files]
+    atomic_write_text(out, as_text(ordered, out.suffix.lower()))
+    remove_file(_journal_of(out))
+    return ordered
+
+
+def _journal_of(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part.jsonl")
+
+
+def _all_rows(
+    captioner: Captioner,
+    checkpoint: Path,
+    files: Sequence[tuple[Path, str]],
+    out: Path,
+    beam: int,
+    constraints: ClassWords | None,
+) -> dict[str, AltText]:
+    """Rows by name: those of the journal, and the others, which it gets as they come."""
     calibration = Calibration.from_folder(checkpoint)
-    journal = out.with_name(f".{out.name}.part.jsonl")
+    journal = _journal_of(out)
     settings = {"checkpoint": _identity(checkpoint), "beam": beam, "constraints": constraints is not None}
     done = _read_journal(journal, settings)
     rows: dict[str, AltText] = {}
@@ -86,21 +109,15 @@ def write_alt_texts(
             rows[name] = row
         else:
             waiting.append((path, name))
-    try:
-        with journal.open("a", encoding="utf-8") as file, progress_of("alt texts", len(files)) as update:
-            if not file.tell():
-                file.write(json.dumps(settings) + "\n")
-            for row, stamp in _captioned(captioner, calibration, waiting, beam, constraints):
-                rows[row.file] = row
-                file.write(json.dumps({**asdict(row), "stamp": stamp}, ensure_ascii=False) + "\n")
-                file.flush()
-                update(len(rows), len(rows))
-    finally:
-        os.close(held)
-    ordered = [rows[name] for _, name in files]
-    atomic_write_text(out, as_text(ordered, out.suffix.lower()))
-    remove_file(journal)
-    return ordered
+    with journal.open("a", encoding="utf-8") as file, progress_of("alt texts", len(files)) as update:
+        if not file.tell():
+            file.write(json.dumps(settings) + "\n")
+        for row, stamp in _captioned(captioner, calibration, waiting, beam, constraints):
+            rows[row.file] = row
+            file.write(json.dumps({**asdict(row), "stamp": stamp}, ensure_ascii=False) + "\n")
+            file.flush()
+            update(len(rows), len(rows))
+    return rows
 
 
 def _captioned(
@@ -118,7 +135,7 @@ def _captioned(
             yield AltText(name, "", None, "", one.problem), stamp
             continue
         best = one.captions[0]
-        confidence = round(calibration.confidence(best), 4) if calibration else None
+        confidence = round(calibration.confidences([best])[0], 4) if calibration else None
         sure = confidence is None or confidence >= threshold
         yield AltText(name, sentence(best.text) if sure else "", confidence, best.text), stamp
 

@@ -1,13 +1,16 @@
 """What a caption's confidence means: the probability that every object it names is in the picture.
 
     calibration = Calibration.from_folder("runs/demo/vivo")       # None: the folder was never calibrated
-    calibration.confidence(caption)                               # of a vivo.captioner.Caption
+    calibration.confidences(captions)                             # of one picture's vivo.captioner.Caption, best first
 
 A product of token probabilities is no such thing: it falls with every word, right or wrong. Here a logistic regression
-over a few facts of the caption (`facts`) is fitted on pictures whose objects are known (`eval/calibrate.py`), and how
-well its probabilities come true is measured on other pictures and kept beside it.
+over a few facts of the caption (`facts`) and their products is fitted on pictures whose objects are known
+(`eval/calibrate.py`), and how well its probabilities come true is measured on other pictures and kept beside it.
 
-N captions, F facts
+The order of captions stays that of the search: the surest caption of a beam is often the one that says least
+(docs/service.md has the figures).
+
+N captions, F facts, G = F + F (F + 1) / 2 terms: facts, and products of two
 """
 
 import json
@@ -32,7 +35,7 @@ FACTS = (
     "mean log-probability", "least log-probability", "sum of log-probabilities", "word pieces", "tags", "tags said",
     "least score of a tag said", "greatest score of a tag not said", "named regions", "unnamed regions",
 )  # fmt: skip
-PENALTY = 1e-3  # on squared weights, for N = 1; enough that facts which say the same do not fight
+PENALTY = 1e-3  # on squared weights, beside the mean loss; enough that facts which say the same do not fight
 
 
 def facts(caption: "Caption") -> list[float]:
@@ -69,7 +72,7 @@ class Calibration:
 
     Attributes:
         mean, scale: float [F] each, of the facts of the fitted captions.
-        weights, bias: of the facts, each less its mean and divided by its scale; float [F], float.
+        weights, bias: float [G], float, see `_terms`.
         threshold: confidence below which a service gives no caption.
         notes: what it was fitted and checked on, and what came out.
     """
@@ -83,12 +86,15 @@ class Calibration:
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """float [N, F] -> float [N] in 0..1."""
-        standard = np.clip((np.asarray(rows, dtype=np.float64) - self.mean) / self.scale, -5.0, 5.0)
-        return 1.0 / (1.0 + np.exp(-(standard @ np.array(self.weights) + self.bias)))
+        terms = _terms(np.asarray(rows, dtype=np.float64), np.array(self.mean), np.array(self.scale))
+        return 1.0 / (1.0 + np.exp(-np.clip(terms @ np.array(self.weights) + self.bias, -30.0, 30.0)))
 
-    def confidence(self, caption: "Caption") -> float:
-        """P(every object that the caption names is there)."""
-        return float(self.probabilities(np.array([facts(caption)]))[0])
+    def confidences(self, captions: Sequence["Caption"]) -> list[float]:
+        """P(every object that a caption names is there), of the captions of one picture, best first; no other is given
+        more than the best."""
+        if not captions:
+            return []
+        return at_most_the_first(self.probabilities(np.array([facts(caption) for caption in captions]))).tolist()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Calibration | None":
@@ -104,8 +110,14 @@ class Calibration:
             saved = json.loads(path.read_text(encoding="utf-8"))
             names = saved.pop("facts")
             found = cls(**saved)
-            sizes = {len(names), len(found.mean), len(found.scale), len(found.weights)}
-            if tuple(names) != FACTS or sizes != {len(FACTS)} or not 0 <= found.threshold <= 1:
+            sizes = {len(names), len(found.mean), len(found.scale)}
+            terms = len(FACTS) + len(FACTS) * (len(FACTS) + 1) // 2
+            if (
+                tuple(names) != FACTS
+                or sizes != {len(FACTS)}
+                or len(found.weights) != terms
+                or not 0 <= found.threshold <= 1
+            ):
                 raise ValueError("its facts are not those of this version")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no readable calibration ({error}); make it with eval/calibrate.py") from None
@@ -114,6 +126,18 @@ class Calibration:
     def save(self, folder: str | Path) -> None:
         """Write it into a captioner folder."""
         atomic_write_json(Path(folder) / FILE, {"facts": FACTS, **asdict(self)})
+
+
+def _terms(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """float [N, F] -> float [N, G]: facts less their mean and divided by their scale, and the products of two."""
+    standard = np.clip((rows - mean) / scale, -5.0, 5.0)
+    first, second = np.triu_indices(standard.shape[1])
+    return np.concatenate([standard, standard[:, first] * standard[:, second]], axis=1)
+
+
+def at_most_the_first(probabilities: np.ndarray) -> np.ndarray:
+    """Of one picture's captions, best first: those after the first are given no more than it."""
+    return np.minimum(probabilities, probabilities[0])
 
 
 def fit(rows: np.ndarray, right: np.ndarray) -> Calibration:
@@ -130,17 +154,17 @@ def fit(rows: np.ndarray, right: np.ndarray) -> Calibration:
         raise UserError(f"calibration: all {len(right)} captions are {which}; give others")
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
-    standard = np.clip((rows - mean) / scale, -5.0, 5.0)
+    terms = _terms(rows, mean, scale)
     sign = np.where(right, 1.0, -1.0)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = standard @ parameters[:-1] + parameters[-1]
+        logits = terms @ parameters[:-1] + parameters[-1]
         slope = -sign / (1.0 + np.exp(sign * logits)) / len(right)
-        gradient = np.append(standard.T @ slope + 2 * PENALTY * parameters[:-1], slope.sum())
+        gradient = np.append(terms.T @ slope + 2 * PENALTY * parameters[:-1], slope.sum())
         value = np.logaddexp(0.0, -sign * logits).mean() + PENALTY * float(parameters[:-1] @ parameters[:-1])
         return value, gradient
 
-    found = minimize(loss, np.zeros(rows.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    found = minimize(loss, np.zeros(terms.shape[1] + 1), jac=True, method="L-BFGS-B").x
     return Calibration(mean.tolist(), scale.tolist(), found[:-1].tolist(), float(found[-1]))
 
 

@@ -10,7 +10,6 @@ from vivo.errors import UserError
 from vivo.program import whole_number
 
 if TYPE_CHECKING:
-    from vivo.calibration import Calibration
     from vivo.captioner import Caption
 
 
@@ -72,21 +71,22 @@ def caption(arguments: argparse.Namespace) -> int:
                 raise UserError(found.problem)
             broken += 1
             print(f"left out: {found.problem}", file=sys.stderr)
-        for one in found.captions:
+        confidences = calibration.confidences(found.captions) if calibration else [None] * len(found.captions)
+        for one, confidence in zip(found.captions, confidences, strict=True):
             if arguments.json:
-                rows.append(_row(found.path, one, calibration))
+                rows.append(_row(found.path, one, confidence))
             else:
-                _print(found.path, one, calibration)
+                _print(found.path, one, confidence)
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     return 1 if broken else 0
 
 
-def _row(path: Path, one: "Caption", calibration: "Calibration | None") -> dict[str, Any]:
+def _row(path: Path, one: "Caption", confidence: float | None) -> dict[str, Any]:
     """A caption as --json has it."""
     row = {"picture": str(path), "caption": one.text, "score": float(one.score), "tags": list(one.tags)}
-    if calibration is not None:
-        row["confidence"] = calibration.confidence(one)
+    if confidence is not None:
+        row["confidence"] = confidence
     row["log_probability"] = float(sum(one.token_log_probabilities))
     row["pieces"], row["token_log_probabilities"] = list(one.pieces), [float(p) for p in one.token_log_probabilities]
     if one.trace is not None:
@@ -94,10 +94,10 @@ def _row(path: Path, one: "Caption", calibration: "Calibration | None") -> dict[
     return row
 
 
-def _print(path: Path, one: "Caption", calibration: "Calibration | None") -> None:
+def _print(path: Path, one: "Caption", confidence: float | None) -> None:
     """A caption for people."""
     print(f"{path}: {one.text}")
-    sure = f"   confidence {calibration.confidence(one):.2f}" if calibration is not None else ""
+    sure = f"   confidence {confidence:.2f}" if confidence is not None else ""
     print(f"    score {one.score:.3f}{sure}   tags: {', '.join(one.tags) or '(none)'}", flush=True)
     if one.trace is not None:
         constraints = one.trace["constraints"]

@@ -67,7 +67,8 @@ class Description:
     """All that was found in a picture.
 
     Attributes:
-        captions: best first, by falling confidence; also those below the threshold.
+        captions: the search's best, then by falling confidence (none has more than the first); also those below the
+            threshold.
         tags: by falling confidence.
         regions: as the detector gave them, by falling score, the whole picture perhaps among them.
         words: of the first caption.
@@ -120,15 +121,15 @@ class Describer:
         return found
 
     def _ordered(self, captions: Sequence[Caption]) -> list[tuple[Scored, Caption]]:
-        """Captions that say something, each once, by falling confidence."""
+        """Captions that say something, each once: the search's best, then by falling confidence."""
         unlike = {caption.text: caption for caption in reversed(captions) if caption.text.strip()}
-        scored = [(Scored(text, self._confidence(caption)), caption) for text, caption in unlike.items()]
-        return sorted(scored, key=lambda one: (-one[0].confidence, -one[1].score))
-
-    def _confidence(self, caption: Caption) -> float:
+        kept = [caption for caption in captions if unlike.get(caption.text) is caption]
         if self.calibration is not None:
-            return self.calibration.confidence(caption)
-        return float(np.exp(min(0.0, caption.score)))  # mean probability of a token: no more than an order
+            confidences = self.calibration.confidences(kept)
+        else:  # mean probability of a token: no more than an order
+            confidences = [float(np.exp(min(0.0, caption.score))) for caption in kept]
+        scored = [(Scored(c.text, p), c) for c, p in zip(kept, confidences, strict=True)]
+        return scored[:1] + sorted(scored[1:], key=lambda one: -one[0].confidence)
 
     def _words(self, caption: Caption) -> list[Word]:
         """What the caption's words hang on: a region and its tag are two inputs, and their falls are added."""
