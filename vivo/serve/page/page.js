@@ -207,6 +207,8 @@ find("camera").addEventListener("click", async () => {
   }
   work?.abort();
   clearFound();
+  find("found").append(make("p", { class: "note" }, "Take a picture to learn all about it, or turn the live description on: it says what"
+    + " the camera sees, and says it again when that changes."));
   showCamera();
   find("shoot").focus();
 });
