@@ -18,7 +18,7 @@ from vivo.world.glyphs import DETECTOR_CLASSES
 from vivo.world.scenes import render, sample_scene
 
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PHONE = (390, 844, True)
+PHONE = (320, 640, True)  # a narrow one
 
 
 @pytest.fixture(scope="module")
@@ -470,3 +470,33 @@ def test_axe_finds_nothing(browser: Browser, server: Server, scene: Path, size: 
     check()
     check_clean(tab, browser, server)
     tab.close()
+
+
+def test_many_regions_with_names_that_are_no_html(tab: Tab) -> None:
+    """As a detector with hundreds of classes gives them: twelve are listed, all can be; names stay text."""
+    name = "<img src=x onerror=alert(1)>"
+    regions = [{"box": [n / 50, 0, n / 50 + 0.1, 1], "tag": name, "score": 0.5} for n in range(40)]
+    word = {"text": "<b>", "start": 2, "end": 5, "probability": 0.5, "regions": [n / 40 for n in range(40)]}
+    description = {
+        "requestId": "1",
+        "model": {"calibrated": True},
+        "picture": {"width": 1, "height": 1, "format": "Png"},
+        "threshold": 0.3,
+        "caption": {"text": "a <b>.", "confidence": 0.9},
+        "alternatives": [],
+        "tags": [{"name": name, "confidence": 1}],
+        "regions": regions,
+        "words": [word],
+    }
+    tab.value(
+        f"import('/page/view.js').then(({{ View }}) => {{ new View({json.dumps(description)}, 'a');"
+        " document.getElementById('work').hidden = false; })"
+    )
+    assert tab.text("#caption") == "A <b>." and tab.texts(".entry")[0].startswith(f"{name} 1 50 %")
+    assert len(tab.texts(".entry")) == 12 and tab.value("document.querySelectorAll('#work img').length") == 1
+    tab.click("#result .chips + button")
+    assert len(tab.texts(".entry")) == 40
+    tab.press("End")
+    assert lit(tab, ".entry") == [False] * 39 + [True] and lit(tab, ".word") == [True]
+    tab.point(".word")
+    assert sum(lit(tab, ".region")) == 38  # from 2/40 on

@@ -218,7 +218,8 @@ function showCamera() {
   find("turn").hidden = camera.devices.length < 2;
   setState(live.isOn ? "live" : "camera");
 }
-find("video").addEventListener("resize", () => camera.isOpen && showCamera()); // a phone that is turned
+// A phone that is turned; the first size comes before the camera is ready, and is no turn.
+find("video").addEventListener("resize", () => ["camera", "live"].includes(document.body.dataset.state) && showCamera());
 function closeCamera() {
   const wasOpen = camera.isOpen;
   live.stop();

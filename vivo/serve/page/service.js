@@ -95,7 +95,7 @@ function troubleOf(status, error, wait) {
     InvalidImageDimension: ["The size of this picture does not fit.", ""],
     InvalidImageUrl: ["The picture at this address could not be had.", ""],
   }[code];
-  if (plain) return new Trouble(plain[0], `${plain[1]} ${said}`.trim());
+  if (plain) return new Trouble(plain[0], plain[1] || said);
   if (status === 413) return new Trouble("This picture is too large.", said);
   if (status === 415) return new Trouble("This kind of picture is not taken.", said);
   if (status === 503) {
