@@ -27,7 +27,7 @@ OPTIONS = (
     "--disable-sync", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
     "--force-color-profile=srgb", "--remote-debugging-pipe",
 )  # fmt: skip
-SECONDS = 15.0
+SECONDS = 60.0
 """Longest wait for an answer: a browser that hangs is a failure and not a test that never ends."""
 KEYS = {
     "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36, "ArrowLeft": 37,
