@@ -61,7 +61,7 @@ def serve(arguments: argparse.Namespace) -> int:
     if arguments.workers > 1:
         _check_checkpoint(settings)
         print(f"vivo serve: http://{shown}:{port}", flush=True)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listening]).run()
+        Multiprocess(config, sockets=[listening]).run()
         return 0
     from vivo.serve.application import application
 
