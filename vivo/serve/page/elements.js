@@ -23,9 +23,10 @@ export function icon(name) {
   return svg;
 }
 
+// The spaces do not break.
 export function percent(share) {
-  if (share >= 0.995) return share >= 1 ? "100 %" : "> 99 %";
-  return share >= 0.005 ? `${Math.round(100 * share)} %` : "< 1 %";
+  if (share >= 0.995) return share >= 1 ? "100\u00a0%" : ">\u00a099\u00a0%";
+  return share >= 0.005 ? `${Math.round(100 * share)}\u00a0%` : "<\u00a01\u00a0%";
 }
 
 export const quoted = (text) => `“${text}”`;

@@ -22,7 +22,8 @@ export function sureness(confidence, calibrated) {
 export function spoken({ caption, model }) {
   if (!caption) return "No description detected.";
   const { words, number } = sureness(caption.confidence, model.calibrated);
-  return `${sentence(caption.text)} ${words}, ${number}.`;
+  const text = sentence(caption.text), end = /[.!?]$/.test(text) ? "" : "."; // where a voice rests
+  return `${text}${end} ${words}, ${number}.`;
 }
 
 // The boxes over a picture; returned by their number. pointed(n): the pointer is there; left(): it is gone.
@@ -203,7 +204,8 @@ export class View {
   light(node, strength) {
     if (!node) return;
     node.classList.add("lit");
-    node.style.setProperty("--strength", strength.toFixed(2));
+    const before = Number(node.style.getPropertyValue("--strength")); // a tag of several regions
+    node.style.setProperty("--strength", Math.max(before, strength).toFixed(2));
   }
   lightRegion(n, strength) {
     this.light(this.boxes[n], strength);
