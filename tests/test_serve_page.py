@@ -315,6 +315,15 @@ def test_the_key_is_asked_for(browser: Browser, server: Server, scene: Path) -> 
     wait(tab, "done")
     assert tab.text("#caption") and tab.value("sessionStorage.getItem('vivo-key')") == KEY
     assert tab.value("localStorage.length") == 0 and tab.value("document.cookie") == ""
+    tab.value("sessionStorage.clear()")
+    tab.click("#camera")
+    wait(tab, "camera")
+    tab.click("#live")
+    tab.until("document.getElementById('key-dialog').open")
+    tab.write(KEY)
+    tab.press("Enter")
+    wait(tab, "live")  # and not the picture from before
+    tab.until("document.querySelector('#found .caption')")
     browser.errors.clear()  # the 401
     check_clean(tab, browser, server)
     tab.close()

@@ -10,10 +10,11 @@ const camera = new Camera(find("video"), () => {
   closeCamera();
   tell(new Trouble("The camera is gone.", "It was unplugged or taken by another program."));
 });
-const live = new Live(camera, { seen, ended: (trouble) => { showLive(false); tell(trouble); } });
+const live = new Live(camera, { seen, ended: (trouble) => { showLive(false); tell(trouble, goLive); } });
 let service = null; // what GET /api/service says
 let work = null; // AbortController of the picture being described
 let last = null; // {picture: File or {url}, name}: for "Try again"
+let afterKey = null; // what goes on once the key is there that was asked for
 
 // empty, busy, done, failed, camera, live: page.css shows what belongs to it.
 function setState(state) {
@@ -64,9 +65,11 @@ async function take(picture, name = picture.name || picture.url || "") {
     if (signal.aborted) return;
     setState((await isSeen) ? "failed" : "empty");
     announce("");
-    tell(error);
+    tell(error, retry);
   }
 }
+
+const retry = () => last && take(last.picture, last.name);
 
 // Whether the browser can show it.
 async function showPicture(picture) {
@@ -95,9 +98,10 @@ function setShape(width, height) {
 }
 
 // Trouble. An error that is none of ours is a bug, and said as one.
-function tell(error) {
+// goOn(): what a key that is given lets go on.
+function tell(error, goOn = null) {
   const trouble = error instanceof Trouble ? error : new Trouble("The page has failed.", error.message, { again: true });
-  if (trouble.key) return askForKey(trouble);
+  if (trouble.key) return askForKey(trouble, goOn);
   find("trouble-text").replaceChildren(make("b", {}, trouble.title), " ", trouble.text);
   find("again").hidden = !trouble.again || !last;
   find("trouble").hidden = false;
@@ -107,7 +111,8 @@ function hideTrouble() {
   find("trouble-text").replaceChildren();
 }
 
-function askForKey({ title, text }) {
+function askForKey({ title, text }, goOn) {
+  afterKey = goOn;
   find("key-title").textContent = title;
   find("key-why").textContent = text || "Whoever runs it can give you one. It is kept in this tab only, until you close it.";
   find("key").hidden = false;
@@ -124,12 +129,14 @@ find("key-cancel").addEventListener("click", () => find("key-dialog").close());
 find("key-dialog").addEventListener("close", () => {
   const { returnValue } = find("key-dialog");
   find("key-dialog").returnValue = "";
-  if (returnValue === "used" && document.body.dataset.state !== "done") retry();
-  else if (last && !keyInUse()) tell(new Trouble("This service asks for a key.", "Without one it describes nothing.", { again: true }));
+  if (returnValue === "used") afterKey?.();
+  else if (afterKey && !keyInUse()) tell(new Trouble("This service asks for a key.", "Without one it describes nothing.", { again: true }));
 });
-find("key").addEventListener("click", () => askForKey({ title: "Key of this service", text: keyInUse() ? "Another key replaces the one in use; an empty field forgets it." : "" }));
+find("key").addEventListener("click", () => {
+  const text = keyInUse() ? "Another key replaces the one in use; an empty field forgets it." : "";
+  askForKey({ title: "Key of this service", text }, document.body.dataset.state === "failed" ? retry : null);
+});
 
-const retry = () => last && take(last.picture, last.name);
 find("again").addEventListener("click", () => {
   retry();
   find("choose").focus(); // the button that had the focus is gone
@@ -255,26 +262,27 @@ function showLive(on) {
   if (camera.isOpen) setState(on ? "live" : "camera");
   if (!on) find("boxes").replaceChildren();
 }
-find("live").addEventListener("click", async () => {
+find("live").addEventListener("click", () => {
   hideTrouble();
-  if (live.isOn) {
-    live.stop();
-    showLive(false);
-    announce("Live description is off");
-    return;
-  }
+  if (!live.isOn) return goLive();
+  live.stop();
+  showLive(false);
+  announce("Live description is off");
+});
+async function goLive() {
   try {
     service ||= await facts();
     if (service.keyNeeded && !keyInUse()) throw new Trouble("This service asks for a key.", "", { key: true });
   } catch (error) {
-    return tell(error);
+    return tell(error, goLive);
   }
+  if (!camera.isOpen) return;
   earlier.length = 0;
   clearFound();
   announce("Live description is on");
   live.start();
   showLive(true);
-});
+}
 function seen(description, changed, seconds) {
   drawBoxes(description.regions);
   setState("live");
