@@ -138,7 +138,7 @@ def test_each_redirect_is_checked() -> None:
         answers = {
             "/other": redirect(f"{inner.url}/p"), "/meta": redirect("http://169.254.169.254/latest/meta-data/"),
             "/file": redirect("file:///etc/passwd"), "/six": redirect("http://[::1]/"), "/bad": redirect("http://a b/"),
-            "/slash": redirect(f"//127.0.0.2:{inner.port}/p"),
+            "/open": redirect("http://[::1/"), "/slash": redirect(f"//127.0.0.2:{inner.port}/p"),
         }  # fmt: skip
         with PictureServer(answers) as outer:
             assert {refused(f"{outer.url}{path}", only_here).inner for path in answers} == {"InvalidImageUrl"}

@@ -64,7 +64,7 @@ async def fetch_picture(url: str, most: int, settings: Settings, share: Share, t
                 url = following
     except TimeoutError:
         raise invalid("Timeout", "The image URL did not answer in time.") from None
-    except (OSError, ssl.SSLError, h11.RemoteProtocolError, h11.LocalProtocolError):
+    except (OSError, ValueError, h11.RemoteProtocolError, h11.LocalProtocolError):  # a ValueError: of urljoin
         raise _unreachable("no answer") from None
     raise _unreachable("too many redirects")
 
