@@ -194,7 +194,7 @@ def test_the_sample_program(server: Server, scene: Path, tiny_captioner: Path, t
         expected = client_of(server).describe_image_in_stream(stream).captions[0].text
     with PictureServer({"/scene": scene.read_bytes()}) as pictures:
         assert run(server.url, f"{pictures.url}/scene") == f"Description of image: {expected}\n"
-    with running(tiny_captioner, tmp_path, "--threshold", "1", "--beam", "1") as unsure:
+    with running(tiny_captioner, tmp_path, "--threshold", "1", "--beam", "1", keys=False) as unsure:
         assert run(unsure.url, str(scene)) == "Description of image: No description detected.\n"
         status, found = unsure.describe(scene.read_bytes())
         assert status == 200 and found["description"]["captions"] == [] and found["description"]["tags"]
@@ -203,3 +203,5 @@ def test_the_sample_program(server: Server, scene: Path, tiny_captioner: Path, t
         )
         assert status == 200 and "captionResult" not in found and found["tagsResult"]["values"]
         assert json.loads(unsure.ask("/api/service")[2])["threshold"] == 1.0
+        assert unsure.describe(b"", Host="localhost:9")[0] == 400  # without keys, by loopback names alone
+        assert unsure.describe(b"", Host="rebind.example")[0] == 421

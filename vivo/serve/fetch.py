@@ -7,6 +7,7 @@ themselves or honour proxies of the environment are what such attacks use.
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ async def fetch_picture(url: str, most: int, settings: Settings, share: Share, t
                 url = following
     except TimeoutError:
         raise invalid("Timeout", "The image URL did not answer in time.") from None
-    except (OSError, ssl.SSLError, h11.RemoteProtocolError, h11.LocalProtocolError):
+    except (OSError, ValueError, h11.RemoteProtocolError, h11.LocalProtocolError):  # a ValueError: of urljoin
         raise _unreachable("no answer") from None
     raise _unreachable("too many redirects")
 
@@ -75,15 +76,29 @@ def split_url(url: str) -> SplitResult:
         Problem: it is none, or has a user name, or a character that has no place in one.
     """
     try:
-        if len(url) > LONGEST or any(ord(c) <= 32 or ord(c) == 127 or c == "\\" for c in url):
+        if len(url) > LONGEST or any(ord(c) <= 32 or ord(c) == 127 or c == "\\" or c.isspace() for c in url):
             raise ValueError
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.port == 0:
             raise ValueError
-        parts.hostname.encode("idna") if ":" not in parts.hostname else ip_address(parts.hostname)
+        ascii_host(parts.hostname)
     except ValueError:  # also ports out of range, brackets without an end, names that IDNA refuses
         raise invalid("InvalidImageUrl", "Image URL is badly formatted.") from None
     return parts
+
+
+def ascii_host(name: str) -> str:
+    """A host as it is asked for: an IPv6 address, or a name that IDNA has made plain.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if ":" in name:
+        return str(ip_address(name))
+    host = name.encode("idna").decode()
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", host):  # IDNA lets spaces of other scripts become spaces
+        raise ValueError(name)
+    return host
 
 
 async def resolve(url: str, settings: Settings) -> Target:
@@ -93,7 +108,7 @@ async def resolve(url: str, settings: Settings) -> Target:
         Problem: a bad URL, a name without an address, any address that is not allowed.
     """
     parts = split_url(url)
-    host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
+    host = ascii_host(parts.hostname)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
