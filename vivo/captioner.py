@@ -231,12 +231,37 @@ class Captioner:
             return []
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
         regions = self.detector.detect(images)
-        if self.tagger is None:
-            tags = [detected_tags(r, self.model.config.tags_as_text) for r in regions]
-        else:
-            tags = [[name for name, _ in found] for found in self.tagger.tags(regions)]
-        names = [str(i) for i in range(len(images))]
-        examples = [(names[i], [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
+        return self.caption_regions(regions, self.tags_of(regions), search, constraints)
+
+    def tags_of(self, regions: Sequence[Regions]) -> list[list[tuple[str, float]]]:
+        """(tag, how surely it is there) of each picture, as the model is shown them; a detector's tag is as sure as
+        its surest region."""
+        if self.tagger is not None:
+            return self.tagger.tags(regions)
+        found = []
+        for of_picture in regions:
+            named = [(label, float(score)) for label, score in zip(of_picture.labels, of_picture.scores, strict=True)]
+            surest = {label: max(s for other, s in named if other == label) for label, _ in named}
+            tags = detected_tags(of_picture, self.model.config.tags_as_text)
+            found.append([(label, surest[label]) for label in tags])
+        return found
+
+    def caption_regions(
+        self,
+        regions: Sequence[Regions],
+        tags: Sequence[Sequence[tuple[str, float]]],
+        search: DecodeConfig,
+        constraints: ClassWords | None = None,
+    ) -> list[list[Caption]]:
+        """Captions of pictures of which the detector has already spoken.
+
+        Args:
+            regions: of each picture. tags: of each picture, as `tags_of` gives them.
+        """
+        if not regions:
+            return []
+        names = [str(i) for i in range(len(regions))]
+        examples = [(name, [tag.lower() for tag, _ in tags[i]], regions[i]) for i, name in enumerate(names)]
         batch = to_device(self._collator(examples), self.model.device)
         traces: dict[str, dict[str, Any]] = {}
         if search.constraints == "none":
@@ -250,7 +275,7 @@ class Captioner:
                 Caption(
                     decode_caption(self.tokenizer, one.tokens),
                     one.score,
-                    tags[i],
+                    [tag for tag, _ in tags[i]],
                     regions[i],
                     traces.get(name) if one is found[i][0] else None,
                     pieces_of(self.tokenizer, one),
