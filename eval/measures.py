@@ -30,6 +30,7 @@ from vivo.data.class_lists import read_class_list, with_roles
 from vivo.data.coco import read_captions
 from vivo.data.examples import read_caption_examples, read_tag_examples
 from vivo.data.nocaps import WorldClass, read_nocaps
+from vivo.data.partition import with_partition
 from vivo.data.picture_labels import names_of_pictures, read_picture_boxes, read_picture_labels
 from vivo.data.predictions import read_predictions
 from vivo.data.types import CaptionExample
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--references", required=True, help="captions file in nocaps or COCO format")
     parser.add_argument("--classes", required=True, help="classes.json, or Open Images' class descriptions (CSV)")
     parser.add_argument("--hierarchy", help="of the class descriptions (JSON): a dog is an animal")
+    parser.add_argument("--partition", metavar="FILE", help="domains from here (vivo/data/partition.py)")
     parser.add_argument("--labels", help="image-level labels of the pictures (Open Images' CSV)")
     parser.add_argument("--boxes", help="boxes of the pictures (Open Images' CSV)")
     parser.add_argument("--training-captions", help="COCO captions file, or examples (.jsonl, .parquet)")
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = console if console.is_terminal else Console(width=200)
     for table in measure_tables(results, {name: of.numbers for name, of in systems.items()}, split.facts()):
         console.print(table)
-    if all(len(split.members(part)) == size for part, size in PUBLIC_SIZES.items()):
+    if not arguments.partition and all(len(split.members(part)) == size for part, size in PUBLIC_SIZES.items()):
         console.print(PARTITION_NOTE)
     files = {"captions": arguments.predictions, "against": arguments.against or []}
     written: dict[str, Any] = {"files": files, "facts": split.facts()}
@@ -110,6 +112,8 @@ def read_split(arguments: argparse.Namespace) -> tuple[list[CaptionExample], Cap
         UserError: what the readers raise; class descriptions without training captions, which give the roles.
     """
     examples = read_nocaps(arguments.references)
+    if arguments.partition:
+        examples = with_partition(examples, arguments.partition)
     classes = read_class_list(arguments.classes, arguments.hierarchy)
     described = not arguments.classes.lower().endswith(".json")
     if described and not arguments.training_captions:

@@ -12,6 +12,8 @@ On a CPU, also `--multi_gpu`: with `--cpu` accelerate silently starts one proces
 in one process or all, goes on when the same command is given again, on any number of processes; the captions are those
 of one process. All nodes need the checkpoint, the regions and the references; `out` may lie on a disk of each, the
 result is on the first. See docs/predictions.md.
+
+A captioner that sees pixels (Show and Tell) also captions the files in `pictures`; with `ensemble`, several models do.
 """
 
 import argparse
@@ -47,10 +49,11 @@ def predict(config: EvalConfig, processes: Processes) -> None:
     from vivo.split_prediction import predict_split
 
     out = Path(config.out) / "predictions.json"
+    image_ids, seen = pictures_of(config, processes)
     predict_split(
         Path(config.checkpoint),
-        Path(config.regions),
-        pictures_of(config, processes),
+        seen,
+        image_ids,
         config.tags,
         config.decode,
         out,
@@ -59,6 +62,7 @@ def predict(config: EvalConfig, processes: Processes) -> None:
         n_best=config.n_best,
         processes=processes,
         progress=True,
+        ensemble=others_of(config),
     )
     if not processes.is_main:
         return
@@ -74,18 +78,29 @@ def dry_run(config: EvalConfig, processes: Processes) -> None:
     """Open all that captioning reads, in all processes, and caption the first pictures in the main one."""
     from vivo.split_prediction import open_everywhere, try_split
 
-    image_ids, checkpoint, regions = pictures_of(config, processes), Path(config.checkpoint), Path(config.regions)
+    image_ids, seen = pictures_of(config, processes)
     given = (image_ids, config.tags, config.decode, None, config.tag_file, config.precision, config.n_best)
-    opened = open_everywhere(processes, checkpoint, regions, *given)
+    opened = open_everywhere(processes, Path(config.checkpoint), seen, *given, others_of(config))
     for line in processes.on_main(lambda: try_split(processes, opened)) or []:
         print(line)
 
 
-def pictures_of(config: EvalConfig, processes: Processes) -> list[str]:
-    """Ids of the pictures to caption; their captions are never read."""
+def pictures_of(config: EvalConfig, processes: Processes) -> tuple[list[str], Path | dict[str, Path]]:
+    """Ids of the pictures to caption, whose captions are never read, and what the captioner sees of them."""
     from vivo.data.nocaps import read_pictures
+    from vivo.show_and_tell.pictures import files_of
 
-    return processes.everywhere(lambda: [example.image_id for example in read_pictures(config.references)])
+    def read() -> tuple[list[str], Path | dict[str, Path]]:
+        examples = read_pictures(config.references)
+        seen = files_of(examples, config.pictures) if config.pictures else Path(config.regions)
+        return [example.image_id for example in examples], seen
+
+    return processes.everywhere(read)
+
+
+def others_of(config: EvalConfig) -> list[Path]:
+    """The further checkpoints of `config.ensemble`."""
+    return [Path(part.strip()) for part in config.ensemble.split(",") if part.strip()]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python eval/report.py --predictions P.json --references nocaps_val_captions.json --regions STORE --pictures FOLDER \
         --classes classes.json --scores scores.json --checkpoint MODEL --out runs/eval/report.html
 
-Scores are made here unless --scores names a file of eval/score.py. With --checkpoint, the model that wrote the
+Scores are made here unless --scores names a file of eval/score.py. Only predictions and references are needed: boxes
+want --regions, pixels --pictures. With --checkpoint, the model that wrote the
 captions, the page says which word each region explains: how likely the word is with and without the region. Beside the
 page lies the folder report.pictures with small copies of the pictures; move or pack both together. --one-file puts
 them into the page, --link takes the pictures where they are. With --run R/finetune the same pictures become a table
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=Path, required=True, help="JSON list of {image_id, caption}")
     parser.add_argument("--references", type=Path, required=True, help="captions file in nocaps or COCO format")
-    parser.add_argument("--regions", type=Path, required=True, help="RegionStore that the captions were written from")
-    parser.add_argument("--pictures", type=Path, required=True, metavar="FOLDER", help="of the picture files")
+    parser.add_argument("--regions", type=Path, help="RegionStore that the captions were written from, for boxes")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of the picture files; without it no pixels")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     parser.add_argument("--classes", type=Path, help="classes.json: objects, novel ones among them")
     parser.add_argument("--scores", type=Path, help="what eval/score.py --out has written of these captions")
@@ -66,22 +67,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     where.add_argument("--one-file", action="store_true", help="pictures inside the page, to mail it")
     where.add_argument("--link", action="store_true", help="no copies of the pictures")
     arguments = parser.parse_args(argv)
+    for option in ("checkpoint", "tag_file"):
+        if getattr(arguments, option) and not arguments.regions:
+            raise UserError(f"--{option.replace('_', '-')}: needs the regions that the model was shown; give --regions")
+    for option in ("one_file", "link", "run"):
+        if getattr(arguments, option) and not arguments.pictures:
+            raise UserError(f"--{option.replace('_', '-')}: needs the picture files; give --pictures")
     if arguments.run:
         check_scored(arguments.run, arguments.predictions)
     writable_folder(arguments.out.parent)
-    store = RegionStore(arguments.regions)
+    store = RegionStore(arguments.regions) if arguments.regions else None
     evaluation = read_evaluation(
         arguments.predictions, arguments.references, arguments.classes, arguments.scores, arguments.partition
     )
     if arguments.checkpoint:
         check_checkpoint(arguments.checkpoint, evaluation.header, arguments.predictions)
-    files = find_files(evaluation.examples, arguments.pictures, "--pictures")
-    if len(files) < len(evaluation.examples):
+    files = find_files(evaluation.examples, arguments.pictures, "--pictures") if arguments.pictures else {}
+    if arguments.pictures and len(files) < len(evaluation.examples):
         print(f"{len(evaluation.examples) - len(files):,} pictures are not in {arguments.pictures}: shown without")
-    tags = shown_tags(arguments, evaluation, store)
+    tags = None if store is None else shown_tags(arguments, evaluation, store)
     row = ShownRow(evaluation.captions, evaluation.per_picture, evaluation.named, evaluation.traces)
     pictures = make_pictures(evaluation.examples, {ROW: row}, files, evaluation.classes, evaluation.truth, store, tags)
-    if arguments.checkpoint and tags is not None:
+    if arguments.checkpoint and store is not None and tags is not None:
         explain(arguments, evaluation, pictures, store, tags)
     if arguments.one_file:
         images = images_inside(files)
@@ -140,16 +147,19 @@ def explain(
         print(f"explained: the {most:,} worst and best of {len(order):,} pictures (--explain {len(order)} for all)")
 
 
-def provenance(arguments: argparse.Namespace, evaluation: Evaluation, store: RegionStore) -> Mapping[str, str]:
+def provenance(arguments: argparse.Namespace, evaluation: Evaluation, store: RegionStore | None) -> Mapping[str, str]:
     """The page's footer."""
     from vivo.training.runtime import environment
 
     header = evaluation.header
     decode = {name: value for name, value in (header.get("decode") or {}).items() if value not in ("", None)}
+    regions = "not given"
+    if store is not None:
+        regions = f"{arguments.regions} ({store.detector.get('name', 'detector without name')}, {store.fingerprint})"
     facts = {
         "predictions": str(arguments.predictions),
         "references": str(arguments.references),
-        "regions": f"{arguments.regions} ({store.detector.get('name', 'detector without name')}, {store.fingerprint})",
+        "regions": regions,
         "scores": str(arguments.scores or "made for this page"),
         "checkpoint": f"{header.get('checkpoint', 'not said')} {header.get('weights_sha256', '')[:12]}".strip(),
         "tags shown to the model": str(header.get("tags", "not said")),

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             warn_early(name, program)
     scores = SplitScorer(examples, classes, frequencies, meteor, spice).score(predictions)
     about = notes(arguments, examples, scores, frequencies)
-    human = None if arguments.no_human or stored else human_rows(examples, about)
+    human = None if arguments.no_human or stored else human_rows(examples, about, meteor)
     print_table(scores, about, human, Console())
     atomic_write_json(out.with_name(f"{out.stem}.pictures.json"), per_picture(scores, predictions))
     record: dict[str, Any] = scores.table | {"about": about}
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     atomic_write_json(out, record)
     print(f"written: {out}")
     if arguments.run:
-        print(record_scores(arguments.run, header, arguments.references, scores.table))
+        print(record_scores(arguments.run, header, arguments.references, scores.table, about.get("domains", "")))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -110,6 +110,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-human", action="store_true", help="without the scores of the reference captions")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the training whose model wrote the captions")
     arguments = parser.parse_args(argv)
+    if arguments.run and arguments.document_frequencies:
+        raise UserError(
+            f"--run {arguments.run}: CIDEr by --document-frequencies compares with no other run's and is not kept; "
+            "leave one of the two out"
+        )
     if arguments.java_limit is not None and not arguments.java_limit > 0:
         raise UserError(f"--java-limit {arguments.java_limit:g}: must be more than 0")
     return arguments
@@ -152,10 +157,15 @@ def notes(
     return about
 
 
-def human_rows(examples: Sequence[CaptionExample], about: dict[str, Any]) -> dict[str, Any] | None:
+def human_rows(
+    examples: Sequence[CaptionExample], about: dict[str, Any], meteor: Meteor | None
+) -> dict[str, Any] | None:
     """The reference captions' own scores (`vivo.metrics.human`); None, and a word in `about`, where there are none."""
     try:
-        return kept_human_record(examples)
+        try:
+            return kept_human_record(examples, meteor)
+        except JavaScoreError:  # said of the captions' own METEOR
+            return kept_human_record(examples)
     except UserError as error:
         about["human"] = f"no scores of the reference captions themselves: {error}"
         return None
@@ -190,16 +200,21 @@ def print_table(scores: Scores, about: Mapping[str, Any], human: Mapping[str, An
             cells = [found[part][metric] if metric in found.get(part, {}) else None for part in table]
             view.add_row("  [dim]references[/]", *("" if c is None else f"[dim]{c[0]:.1f}[/]" for c in cells))
     console.print(view)
-    for text in lines_under(about, human):
+    for text in lines_under(about, human, any("F1" in row for row in table.values())):
         style = "red" if " is missing: " in text else None
         console.print(escape(text), highlight=False, style=style, soft_wrap=True)
 
 
-def lines_under(about: Mapping[str, Any], human: Mapping[str, Any] | None) -> list[str]:
+def lines_under(about: Mapping[str, Any], human: Mapping[str, Any] | None, with_f1: bool) -> list[str]:
     """What must be known beside the table."""
     lines = [about["domains"]] if "domains" in about else []
     if "papers" in about["document_frequencies"]:
         lines.append(f"Document frequencies: {about['document_frequencies']}.")
+    if with_f1:
+        lines.append(
+            "F1 of named objects is over all pictures: base classes under in, novel ones under out, all under overall; "
+            "F1_unknown: novel ones that the detector does not know."
+        )
     if human is not None:
         value, low, high = human["mean"]["overall"]["CIDEr"]
         lines.append(

@@ -3,6 +3,8 @@
     python finetune/prepare_coco.py captions_train2017.json train.parquet
     python finetune/prepare_coco.py dataset_coco.json train.parquet --split train
     python finetune/prepare_coco.py captions_train2014.json train.parquet --document-frequencies coco_frequencies.json
+    python finetune/prepare_coco.py captions_train2014.json train.parquet --show-and-tell train
+        --validation captions_val2014.json        the split of Show and Tell's authors
 
 Files that carry an official name are checked for their official counts: 118,287 pictures in train2017;
 113,287 / 5,000 / 5,000 in Karpathy's splits of COCO, whose train includes restval.
@@ -16,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vivo.data.coco import read_captions
+from vivo.data.coco import SHOW_AND_TELL, read_captions, read_show_and_tell_split
 from vivo.data.examples import write_caption_examples
 from vivo.data.karpathy import SPLITS, read_karpathy
 from vivo.data.types import CaptionExample
@@ -32,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("captions", type=Path, help="captions JSON in COCO's or Karpathy's layout")
     parser.add_argument("out", type=Path, help="file to write, .parquet or .jsonl")
     parser.add_argument("--split", choices=tuple(SPLITS), help="of a file in Karpathy's layout; train includes restval")
+    parser.add_argument(
+        "--show-and-tell",
+        choices=SHOW_AND_TELL,
+        help="of COCO 2014 as Show and Tell's authors divided it; with --validation",
+    )
+    parser.add_argument("--validation", type=Path, metavar="JSON", help="captions_val2014.json, for --show-and-tell")
     parser.add_argument("--pictures", type=Path, help="folder of the pictures: check that every one is there")
     parser.add_argument("--any-count", action="store_true", help="accept official files with other counts")
     parser.add_argument(
@@ -50,7 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.document_frequencies.is_dir():
             raise UserError(f"{arguments.document_frequencies}: is a folder; name a file to write")
 
-    if arguments.split is None:
+    if bool(arguments.show_and_tell) != bool(arguments.validation):
+        raise UserError("--show-and-tell and --validation: the one needs the other")
+    if arguments.show_and_tell:
+        files = (arguments.captions, arguments.validation)
+        examples = read_show_and_tell_split(*files, arguments.show_and_tell, arguments.any_count)
+    elif arguments.split is None:
         examples = read_captions(arguments.captions, any_count=arguments.any_count)
     else:
         examples = read_karpathy(arguments.captions, arguments.split, arguments.any_count)

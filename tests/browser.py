@@ -36,9 +36,13 @@ KEYS = {
 
 
 class Browser:
-    """One Chromium; `open` gives tabs. What a page writes to its console as an error is collected in `errors`."""
+    """One Chromium; `open` gives tabs. What a page writes to its console as an error is collected in `errors`.
 
-    def __init__(self, program: str, folder: Path):
+    Args:
+        options: more of Chromium's options.
+    """
+
+    def __init__(self, program: str, folder: Path, *options: str):
         self.errors: list[str] = []
         self._numbers = iter(range(1, 1 << 30))
         self._answers: dict[int, dict[str, Any]] = {}
@@ -54,7 +58,7 @@ class Browser:
             os.dup2(14, 4)
 
         self._log = (folder / "chromium.log").open("wb")
-        command = [program, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
+        command = [program, *OPTIONS, *options, f"--user-data-dir={folder / 'profile'}", "about:blank"]
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=self._log, preexec_fn=connect, pass_fds=(3, 4, read_by_it, written_by_it)
         )
@@ -232,6 +236,19 @@ class Tab:
     def write(self, text: str) -> None:
         """Type a text where the focus is."""
         self.send("Input.insertText", text=text)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Give a file to an <input type=file>, as its dialog would."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def drop(self, selector: str, *paths: Path) -> None:
+        """Drag files there from another window, and let go."""
+        x, y = self.place(selector)
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def picture(self, path: Path, area: Sequence[float] | None = None) -> None:
         """Save what is to be seen, or an area (x, y, width, height) of the whole page, as PNG."""

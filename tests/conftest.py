@@ -57,3 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """World, examples and region stores of the demo's tiny size, made once: DIR/{world,examples,regions}."""
     return make_tiny_world(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A captioner folder with a random model, made once."""
+    from serving import make_captioner
+
+    return make_captioner(tmp_path_factory.mktemp("captioner") / "tiny")

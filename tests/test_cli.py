@@ -90,6 +90,8 @@ class Caption:
     score: float
     tags: list[str] = field(default_factory=list)
     trace: None = None
+    pieces: list[str] = field(default_factory=lambda: ["a", "red", "car", "[SEP]"])
+    token_log_probabilities: list[float] = field(default_factory=lambda: [-1.0, -2.0, -2.5, -0.5])
 
 
 def test_caption_prints_caption_score_and_tags(
@@ -130,6 +132,9 @@ def test_caption_prints_caption_score_and_tags(
         "caption": "a red car",
         "score": -1.5,
         "tags": ["car", "red"],
+        "log_probability": -6.0,
+        "pieces": ["a", "red", "car", "[SEP]"],
+        "token_log_probabilities": [-1.0, -2.0, -2.5, -0.5],
     }
     (tmp_path / "c.png").touch()  # a folder, one of whose pictures is broken: the others come, and the status tells
     assert main(["caption", str(tmp_path), "--checkpoint", str(tmp_path), "--beam", "4"]) == 1

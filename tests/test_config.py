@@ -137,9 +137,12 @@ def test_wrong_types_name_file_and_key(tmp_path: Path, line: str, key: str) -> N
     [
         (
             "objective=caption",
-            "objective: 'caption' is none of tags, pairs, both, captions, scst; the nearest is captions",
+            "objective: 'caption' is none of tags, pairs, both, captions, scst, show_and_tell; the nearest is captions",
         ),
-        ("optim.schedule=cos", "optim.schedule: 'cos' is none of linear, cosine, constant; the nearest is cosine"),
+        (
+            "optim.schedule=cos",
+            "optim.schedule: 'cos' is none of linear, cosine, constant, stairs; the nearest is cosine",
+        ),
         ("model.dropout=1.5", "model.dropout: must be from 0 to 1, not 1.5"),
         ("optim.lr=-1", "optim.lr: must be 0 or more, not -1.0"),
         ("optim.lr=.nan", "optim.lr: must be 0 or more, not nan"),

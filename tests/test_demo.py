@@ -80,8 +80,9 @@ def test_every_row_side_by_side(demo: Path, tmp_path: Path):
     results = json.loads((out / "results.json").read_text())
     models = ["none", "vivo", "none_unfrozen", "pairs", "pairs_and_tags", "one_mask", "no_hungarian", "vocab_boxed"]
     controls = [f"{model}, {control}" for model in models for control in ("no tags", "other picture")]
-    assert [r["name"] for r in results["rows"]] == [*models, "copy", *controls]
-    assert len(results["claims"]) == 6 and results["jobs"] == "2" and results["stage_seconds"]["wall"] > 0
+    recurrent = ["Show and Tell", "Show and Tell, frozen encoder"]
+    assert [r["name"] for r in results["rows"]] == [*models[:2], *recurrent, *models[2:], "copy", *controls]
+    assert len(results["claims"]) == 7 and results["jobs"] == "2" and results["stage_seconds"]["wall"] > 0
     tables = json.loads((out / "ablations.json").read_text())
     assert list(tables["rows"]) == sorted(models) and all(row["seeds"] == [0] for row in tables["rows"].values())
     arms = [arm["rows"] for table in tables["tables"].values() for arm in table.values()]

@@ -1,5 +1,6 @@
 """--print-config, --estimate, --dry-run: the estimate against what real updates hold, and a dry run's clean end."""
 
+import json
 import math
 import subprocess
 import sys
@@ -256,6 +257,17 @@ def test_a_dry_run_takes_the_shape_of_weights_that_are_there(any_precision: None
     assert sizes == (500, 48, 2, 32)
     plan = plan_of(load_config(PRETRAIN, ["init=minilm", "model.layers=1"]))
     assert (plan.shape.layers, plan.shape.width, plan.shape.pieces) == (1, 384, 30522)
+
+
+def test_sizes_that_a_configuration_leaves_out_are_those_of_bert_base(tmp_path: Path):
+    """As loading has it; without a number of layers it is refused there and here."""
+    told = {"model_type": "bert", "num_hidden_layers": 3, "vocab_size": 99}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    shape = plan_of(load_config(PRETRAIN, [f"init={tmp_path}"])).shape
+    assert (shape.layers, shape.width, shape.heads, shape.inner, shape.pieces) == (3, 768, 12, 3072, 99)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="says no num_hidden_layers"):
+        _ = plan_of(load_config(PRETRAIN, [f"init={tmp_path}"])).shape
 
 
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

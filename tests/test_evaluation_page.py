@@ -22,6 +22,7 @@ from vivo.data.text import load_tokenizer
 from vivo.errors import UserError
 from vivo.explanation import Explainer, WordEvidence
 from vivo.metrics.comparison import system_intervals
+from vivo.metrics.human import human_record
 from vivo.metrics.nocaps import PARTITION_NOTE, SplitScorer
 from vivo.modeling import VivoConfig, VivoForCaptioning
 from vivo.report.caption_plots import caption_plots, length_shares, word_use
@@ -89,6 +90,23 @@ def test_a_page_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len(page.cards()) == 12  # without a script there are the worst and the best
 
 
+def test_predictions_and_references_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No regions and no pictures: a page without boxes and pixels, with the references' own scores all the same."""
+    files = make_files(tmp_path / "files", 12)
+    given = ["--predictions", str(files.predictions), "--references", str(files.references)]
+    out = tmp_path / "page.html"
+    assert report([*given, "--out", str(out)]) == 0
+    human = human_record(read_nocaps(files.references))["mean"]["near"]["CIDEr"][0]
+    assert f"references {human:.1f}" in Page(out).words()
+    assert "not in" not in capsys.readouterr().out and all(
+        not picture["regions"] for picture in data_of(out)["pictures"]
+    )
+    for option, needed in (("--link", "--pictures"), ("--checkpoint", "--regions")):
+        extra = [option] if option == "--link" else [option, str(tmp_path)]
+        assert report([*given, *extra, "--out", str(out)]) == 2
+        assert f"error: {option}: needs" in (said := capsys.readouterr().err) and f"give {needed}" in said
+
+
 def test_given_scores_are_taken_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = make_files(tmp_path, 12)
     scores = tmp_path / "scores.json"
@@ -141,7 +159,7 @@ def test_intervals_are_those_of_the_comparison(tmp_path: Path) -> None:
     for part, row in found.intervals.items():
         for metric, pair in row.items():
             assert pair == (expected[part][metric].low, expected[part][metric].high), (part, metric)
-    assert {"CIDEr", "ROUGE_L", "F1"} <= set(found.intervals["overall"])
+    assert {"CIDEr", "ROUGE_L", "F1", "BLEU-1", "BLEU-4"} <= set(found.intervals["overall"])
     # No interval where the mean over pictures is not the table's number, as METEOR's is not.
     found.table["in"]["CIDEr"] += 1.0
     assert "CIDEr" not in make_intervals(found)["in"] and "CIDEr" in make_intervals(found)["near"]

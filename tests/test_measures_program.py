@@ -177,3 +177,29 @@ def test_on_the_tiny_world(tiny_world: Path, tmp_path: Path, capsys) -> None:
     assert set(bins) > {"0"} and 0 < bins["0"]["recall"]["value"] <= 1
     assert 0 < found["novelty"]["out"]["new"]["value"] <= 1
     capsys.readouterr()
+
+
+def test_a_class_list_is_made_of_open_images_files_and_scored_by(nocaps, tmp_path: Path, capsys) -> None:
+    """Dog is named twice in training, cow once: base from 2 on leaves the dog. Scores are those by hand."""
+    out, detector = tmp_path / "made" / "classes.json", tmp_path / "detector.txt"
+    detector.write_text("Dog\n\n okapi \nzebra\n")
+    given = [nocaps["classes.csv"], "--training-captions", nocaps["train.json"], "--base-from", "2", "--out", str(out)]
+    assert program("class_list").main([*given, "--detector", str(detector)]) == 0
+    assert "(3 classes, 1 base, 2 novel)" in capsys.readouterr().out
+    made = {named.name: named for named in read_classes(out)}
+    assert {name: (named.role, named.detector) for name, named in made.items()} == {
+        "dog": ("base", True), "cow": ("novel", False), "okapi": ("novel", True),
+    }  # fmt: skip
+    assert "dogs" in made["dog"].forms and made["dog"].mid == "/m/dog"
+    ours = predictions(tmp_path, "p.json", "a dog", "a dog", "a dog", "dogs", "a cow", "an okapi")
+    scores = tmp_path / "s.json"
+    files = ["--predictions", ours, "--references", nocaps["nocaps.json"], "--out", str(scores)]
+    assert program("score").main([*files, "--classes", str(out)]) == 0
+    found = json.loads(scores.read_text())
+    assert found["in"]["F1"] == pytest.approx(2 * 2 / 6) and found["out"]["F1"] == pytest.approx(2 / 3)
+    assert found["out"]["F1_unknown"] == pytest.approx(2 / 3)
+    detector.write_text("zebra\n")
+    assert program("class_list").main([*given, "--detector", str(detector)]) == 2
+    assert "names none of the 3 classes" in capsys.readouterr().err
+    assert program("class_list").main([str(out), *given[1:]]) == 2
+    assert "is what this program makes" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The paired bootstrap: nothing found where nothing is, coverage, seeds, macro F1 on resamples."""
 
+import math
+
 import numpy as np
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
@@ -7,8 +9,15 @@ from pycocoevalcap.bleu.bleu import Bleu
 from vivo.data.nocaps import WorldClass
 from vivo.data.types import CaptionExample
 from vivo.metrics.bleu import CorpusBleu, bleu_of_sums
-from vivo.metrics.bootstrap import MacroF1, MeanScore, SumScore, bootstrap, paired_bootstrap
-from vivo.metrics.comparison import compare_systems, system_intervals
+from vivo.metrics.bootstrap import (
+    MacroF1,
+    MeanScore,
+    SumScore,
+    bootstrap,
+    paired_bootstrap,
+    paired_bootstrap_of_seeds,
+)
+from vivo.metrics.comparison import compare_systems, compare_systems_and_seeds, mean_table, system_intervals
 from vivo.metrics.f1 import class_counts, f1_from_counts, macro_f1
 from vivo.metrics.nocaps import SplitScorer
 
@@ -127,6 +136,38 @@ def test_classes_that_vanish_from_a_resample_leave_its_mean() -> None:
     assert bootstrap(statistic) == (1.0, 1.0, 1.0)
 
 
+def test_intervals_of_seeds_by_hand() -> None:
+    """Every picture alike, so seeds are all there is: of two seeds one is drawn, each as often."""
+    constant = [MeanScore(np.full(5, value)) for value in (0.0, 2.0)]
+    level = [MeanScore(np.full(5, 1.0))] * 2
+    assert paired_bootstrap_of_seeds(constant, level) == (0.0, -1.0, 1.0)
+    assert paired_bootstrap(MeanScore([[0.0] * 5, [2.0] * 5]), level[0]) == (0.0, 0.0, 0.0)
+    assert paired_bootstrap_of_seeds(level, level) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="two seeds at least"):
+        paired_bootstrap_of_seeds(level, level[:1])
+
+
+def test_intervals_of_seeds_are_as_wide_as_the_error_of_their_mean() -> None:
+    generator = np.random.default_rng(5)
+    values = generator.normal(size=12)
+    seeds = [MeanScore(np.full(3, value)) for value in values]
+    _, low, high = paired_bootstrap_of_seeds(seeds, [MeanScore(np.zeros(3))] * 2, n=20_000)
+    assert high - low == pytest.approx(2 * 1.96 * values.std(ddof=1) / math.sqrt(12), rel=0.03)
+
+
+def test_intervals_of_seeds_hold_both_kinds_of_noise() -> None:
+    """Variances of pictures and of seeds add up; equal seeds give the interval of the pictures."""
+    generator = np.random.default_rng(6)
+    pictures = generator.normal(size=400)
+    same = [MeanScore(pictures)] * 3
+    nothing = [MeanScore(np.zeros(400))] * 3
+    assert paired_bootstrap_of_seeds(same, nothing, n=500) == paired_bootstrap(same[0], nothing[0], n=500)
+    shifts = generator.normal(scale=0.1, size=9)
+    _, low, high = paired_bootstrap_of_seeds([MeanScore(pictures + s) for s in shifts], nothing, n=20_000)
+    error = math.sqrt(pictures.var() / 400 + shifts.var(ddof=1) / 9)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.03)
+
+
 def test_unequal_splits_are_refused() -> None:
     with pytest.raises(ValueError, match="the same ones"):
         paired_bootstrap(MeanScore([1.0, 2.0]), MeanScore([1.0]))
@@ -153,6 +194,17 @@ def test_compare_systems() -> None:
     assert "near" not in table
     ties = compare_systems(scorer, halves[:1], halves[1:], n=200)
     assert all(interval.within_noise for row in ties.values() for interval in row.values())
+    seeds = compare_systems_and_seeds(scorer, [right, bears], halves, n=200)
+    once = compare_systems(scorer, [right, bears], halves, n=200)
+    assert {part: row.keys() for part, row in seeds.items()} == {part: row.keys() for part, row in once.items()}
+    for part, row in seeds.items():
+        for metric, interval in row.items():
+            assert interval.value == pytest.approx(once[part][metric].value)
+            assert interval.value == pytest.approx(
+                mean_table([right, bears])[part][metric] - mean_table(halves)[part][metric]
+            )
+    width = {n: found["out"]["CIDEr"].high - found["out"]["CIDEr"].low for n, found in enumerate((once, seeds))}
+    assert width[1] > 1.5 * width[0]
     both = system_intervals(scorer, halves, n=200)
     assert both["overall"]["CIDEr"].value == pytest.approx(right.table["overall"]["CIDEr"] / 2, rel=0.2)
     assert both["out"]["F1_unknown"].value == pytest.approx(2 / 3)

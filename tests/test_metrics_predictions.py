@@ -270,14 +270,30 @@ def test_compare_program(files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert program("compare").main([pair[0], pair[0], *common, "--resamples", "50"]) == 0
     printed = capsys.readouterr().out
     assert "within noise" in printed and "better" not in printed
-    assert "notes" not in result and set(result["overall"]) > {"CIDEr", "ROUGE_L", "BLEU-1", "BLEU-4"}
+    assert result["notes"][0].startswith("One training each")
+    assert set(result["overall"]) > {
+        "CIDEr",
+        "ROUGE_L",
+        "BLEU-1",
+        "BLEU-4",
+    }
     (tmp_path / "partition.csv").write_text("image_id,domain\n" + "".join(f"{n},in\n" for n in range(12)))
     moved = [*pair, *common, "--resamples", "50", "--partition", str(tmp_path / "partition.csv"), "--out", str(out)]
     assert program("compare").main(moved) == 0
     result = json.loads(out.read_text())
-    assert "CIDEr" not in result.get("near", {}) and "partition.csv (12 / 0 / 0 pictures" in result["notes"][0]
-    assert result["notes"][0] in capsys.readouterr().out
+    assert "CIDEr" not in result.get("near", {}) and "partition.csv (12 / 0 / 0 pictures" in result["notes"][1]
+    assert result["notes"][1] in capsys.readouterr().out
     assert program("compare").main([*pair, *common, "--resamples", "0"]) == 2
+    seeds = [*pair, *common, "--resamples", "50", "--more-a", pair[1], "--out", str(out)]
+    assert program("compare").main(seeds) == 2
+    assert "--more-a and --more-b: how seeds differ must be known of both sides" in capsys.readouterr().err
+    page = tmp_path / "c.html"
+    assert program("compare").main([*seeds, "--more-b", pair[0], "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "within noise" in printed and "better" not in printed and "Means of 2 seeds of A and 2 of B" in printed
+    result = json.loads(out.read_text())
+    assert result["out"]["F1"]["value"] == 0.0 and result["out"]["F1"]["low"] < -0.9
+    assert "Means of 2 seeds of A and 2 of B" in page.read_text()
 
 
 def write_small_store(path: Path, labels: dict[str, list[str]]) -> None:

@@ -15,6 +15,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
+from vivo.metrics import rouge
 from vivo.metrics.bleu import COUNTS, CorpusBleu, bleu
 from vivo.metrics.cider import CiderD, DocumentFrequencies, cider_d
 from vivo.metrics.java import JavaScoreError
@@ -77,6 +78,23 @@ def test_long_captions_equal_pycocoevalcap() -> None:
         assert rouge_l([" ".join(captions), "z"], [texts, ["z"]]).tolist() == pytest.approx(expected_rouge, abs=1e-12)
         counts = CorpusBleu([references, [["z"]]]).counts([captions, ["z"]])
         assert bleu(counts) == pytest.approx(expected_bleu, abs=1e-12)
+
+
+def test_one_enormous_caption_is_not_paid_for_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of like length are padded together: all that is padded stays below twice the tokens and the area."""
+    generator = random.Random(1)
+    captions = [" ".join(generator.choices("abcdef", k=9)) for _ in range(400)]
+    captions[7] = " ".join(generator.choices("abcdef", k=16_000))
+    references = [[" ".join(generator.choices("abcdef", k=11)) for _ in range(5)] for _ in captions]
+    padded = []
+    by_bits = rouge._by_bits
+    monkeypatch.setattr(rouge, "_by_bits", lambda ours, theirs: padded.append(theirs.size) or by_bits(ours, theirs))
+    monkeypatch.setattr(rouge, "_AREA", 100_000)
+    found = rouge_l(captions, references)
+    assert sum(padded) < 2 * (5 * 16_000 + 2_000 * 11) and max(padded) <= 100_000
+    monkeypatch.undo()
+    expected = [Rouge().calc_score([caption], of) for caption, of in zip(captions[:9], references, strict=False)]
+    assert found[:9].tolist() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.skipif(not NOCAPS.is_file(), reason="the real sample data is not beside this checkout")

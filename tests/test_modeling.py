@@ -5,12 +5,13 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from vivo.attention_mask import joint_attention_mask, text_attention_mask
+from vivo.cached_step import CachedStep, GraphedStep
 from vivo.config import DecodeConfig
 from vivo.decoding.search import beam_search
 from vivo.errors import UserError
 from vivo.modeling import CAPTION_SEGMENT, VivoConfig, VivoForCaptioning, VivoForTagPretraining
 from vivo.packing import Packing
-from vivo.prediction import CachedStep, caption_batch
+from vivo.prediction import caption_batch
 from vivo.weights import bert_config, bert_folder, load_bert
 
 SHAPE = dict(
@@ -377,3 +378,28 @@ def test_bfloat16_weights_read_float32_features_and_mostly_write_the_same(beam: 
                 same += 1
                 assert two.score != one.score and two.score == pytest.approx(one.score, abs=0.05)
     assert same >= 20  # of 24
+
+
+def test_a_step_of_fixed_shapes_gives_what_the_plain_one_gives():
+    """What becomes a CUDA graph: all of the cache is read under a wide mask, whatever of it is kept."""
+    model, context = small_model(), small_context()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        encoded = model.encode_pictures(context)
+        plain = CachedStep(model, encoded, 60)
+        fixed = GraphedStep(CachedStep(model, encoded, 60), captured=False)
+        for beams, parents in ((1, 1), (4, 1), (4, 4), (4, 4), (4, 4), (3, 4), (3, 3), (3, 3)):
+            tokens = torch.randint(5, 50, (3, beams), generator=generator)
+            origin = torch.randint(parents, (3, beams), generator=generator)
+            torch.testing.assert_close(fixed(tokens, origin), plain(tokens, origin), rtol=1e-4, atol=1e-5)
+    assert fixed.given[2].shape[2] == fixed.cache.room  # the last ones did have fixed shapes
+
+
+def test_a_step_of_fixed_shapes_outgrows_its_room():
+    model, context = small_model(), small_context()
+    with torch.no_grad():
+        encoded = model.encode_pictures(context)
+        plain, fixed = CachedStep(model, encoded), GraphedStep(CachedStep(model, encoded), captured=False)
+        for _ in range(9):
+            tokens, origin = torch.full((3, 2), 7), torch.zeros(3, 2, dtype=torch.int64)
+            torch.testing.assert_close(fixed(tokens, origin), plain(tokens, origin), rtol=1e-4, atol=1e-5)

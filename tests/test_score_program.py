@@ -152,6 +152,8 @@ def test_one_picture_alone(scored, tmp_path: Path) -> None:
     scores, alone, printed, _ = scored("--document-frequencies", str(tmp_path / "df.json"))
     assert alone["2"]["CIDEr"] == pytest.approx(pictures["2"]["CIDEr"], abs=1e-9)
     assert "df.json (4 pictures): CIDEr does not compare with papers" in printed and "human" not in scores
+    _, _, _, errors = scored("--document-frequencies", str(tmp_path / "df.json"), "--run", "R", status=2)
+    assert errors.startswith("error: --run R: CIDEr by --document-frequencies compares with no other run's")
     _, _, _, errors = scored("--document-frequencies", str(tmp_path / "p.json"), status=2)
     assert errors.startswith("error: ") and "not a table of document frequencies" in errors
 

@@ -60,9 +60,10 @@ def test_scores_are_a_record_of_their_own(run: Path) -> None:
 
     record_scores(run, header, "val.json", TABLE)  # the same again is nothing new
     assert len(read_records(run / "metrics.jsonl")) == len(before) + 1
-    record_scores(run, header, "test.json", {"overall": {"CIDEr": 5.0, "pictures": 2}})
+    record_scores(run, header, "test.json", {"overall": {"CIDEr": 5.0, "pictures": 2}}, "of the server")
     last = last_scores(read_records(run / "metrics.jsonl"))
     assert last is not None and (last["score/overall/CIDEr"], last["scored"]["references"]) == (5.0, "test.json")
+    assert last["scored"]["domains"] == "of the server"
 
 
 def test_scores_of_others_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,8 @@ class TextCache:
         self.first = context.keys[0].shape[2]
         self.kept = 0
         self.place: Tensor | None = None
+        if context.keys[0].is_cuda:  # whose attention wants masks of aligned rows
+            room += -(self.first + room) % 8
         self._keys = [_with_room(k, room) for k in context.keys]
         self._values = [_with_room(v, room) for v in context.values]
 
@@ -63,6 +65,5 @@ def _with_room(x: Tensor, room: int) -> Tensor:
     """[B, N, L, H] copied into the beginning of [B, N, L + room, H]."""
     buffer = x.new_empty(*x.shape[:2], x.shape[2] + room, x.shape[3])
     buffer[:, :, : x.shape[2]] = x
-    if x.is_cuda:
-        buffer[:, :, x.shape[2] :] = 0  # a graph reads all of it, and 0 times NaN is NaN
+    buffer[:, :, x.shape[2] :] = 0  # `GraphedStep` reads all of it, and 0 times NaN is NaN
     return buffer

@@ -12,7 +12,7 @@ For many pictures, `captioner.caption_folder("photos")` gives one result after t
 results are in memory together, and a broken picture is a result that says so.
 
 A captioner folder holds model, tokenizer and detector, so features can come from no other detector
-than the one that the model was trained on.
+than the one that the model was trained on. (Show and Tell looks at pixels itself, and needs no detector.)
 """
 
 import dataclasses
@@ -26,10 +26,12 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from vivo.captioners import load_captioner
+from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig, checked_decode
 from vivo.constrained_prediction import ConstrainedCaptions
 from vivo.data.class_forms import ClassWords, read_class_words
-from vivo.data.collate import ContextCollator, Limits, detected_tags, to_device
+from vivo.data.collate import detected_tags, to_device
 from vivo.data.regions import fingerprint_of
 from vivo.data.text import decode_caption, load_tokenizer
 from vivo.data.types import Regions
@@ -40,12 +42,10 @@ from vivo.errors import UserError
 from vivo.files import writable_folder
 from vivo.model_card import FILE as CARD
 from vivo.model_card import CardFacts, relicensed, write_card
-from vivo.modeling import VivoForCaptioning
 from vivo.n_best import pieces_of
 from vivo.prediction import caption_batch
 from vivo.self_tagging import SelfTagger
 from vivo.training.checkpoint import save_model
-from vivo.weights import load_model
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,22 @@ class CaptionedFile:
 
 
 class Captioner:
-    """Model + tokenizer + detector, and the tagger of a model that was fine-tuned on tags it wrote itself."""
+    """Model + tokenizer + detector, and the tagger of a model that was fine-tuned on tags it wrote itself.
+
+    Args:
+        detector: None for a model that reads pixels.
+    """
 
     def __init__(
         self,
-        model: VivoForCaptioning,
+        model: CaptioningModel,
         tokenizer: PreTrainedTokenizerFast,
-        detector: Detector,
+        detector: Detector | None = None,
         tagger: SelfTagger | None = None,
     ):
-        self.model, self.tokenizer, self.detector, self.tagger = model.eval(), tokenizer, detector, tagger
-        self._collator = ContextCollator(tokenizer, Limits.of(model.config))
+        self.model, self.tokenizer, self.tagger = model.eval(), tokenizer, tagger
+        self.detector = model.reader() if model.reads_pixels else detector
+        self._collator = model.collator(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -103,8 +108,10 @@ class Captioner:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no config.json; --checkpoint takes a captioner folder such as runs/demo/vivo")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(VivoForCaptioning, folder).to(device, dtype)
+        model = load_captioner(folder).to(device, dtype)
         model.check_can_caption(str(folder))
+        if model.reads_pixels:
+            return cls(model, load_tokenizer(folder))
         if not (folder / "detector").is_dir():
             raise UserError(f"{folder}: no detector/ in it; it takes regions, not pictures (use eval/predict.py)")
         detector = load_detector(str(folder / "detector"))
@@ -134,7 +141,8 @@ class Captioner:
         card = Path(self.model.name_or_path or ".") / CARD
         known = card.read_text(encoding="utf-8") if self.model.name_or_path and card.is_file() else ""
         save_model(folder, self.model, self.tokenizer)
-        self.detector.save_pretrained(folder / "detector")
+        if not self.model.reads_pixels:
+            self.detector.save_pretrained(folder / "detector")
         if self.tagger is not None:
             self.tagger.save_pretrained(folder / "tagger")
         if known:
@@ -223,12 +231,37 @@ class Captioner:
             return []
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
         regions = self.detector.detect(images)
-        if self.tagger is None:
-            tags = [detected_tags(r, self.model.config.tags_as_text) for r in regions]
-        else:
-            tags = [[name for name, _ in found] for found in self.tagger.tags(regions)]
-        names = [str(i) for i in range(len(images))]
-        examples = [(names[i], [t.lower() for t in tags[i]], regions[i]) for i in range(len(images))]
+        return self.caption_regions(regions, self.tags_of(regions), search, constraints)
+
+    def tags_of(self, regions: Sequence[Regions]) -> list[list[tuple[str, float]]]:
+        """(tag, how surely it is there) of each picture, as the model is shown them; a detector's tag is as sure as
+        its surest region."""
+        if self.tagger is not None:
+            return self.tagger.tags(regions)
+        found = []
+        for of_picture in regions:
+            named = [(label, float(score)) for label, score in zip(of_picture.labels, of_picture.scores, strict=True)]
+            surest = {label: max(s for other, s in named if other == label) for label, _ in named}
+            tags = detected_tags(of_picture, self.model.config.tags_as_text)
+            found.append([(label, surest[label]) for label in tags])
+        return found
+
+    def caption_regions(
+        self,
+        regions: Sequence[Regions],
+        tags: Sequence[Sequence[tuple[str, float]]],
+        search: DecodeConfig,
+        constraints: ClassWords | None = None,
+    ) -> list[list[Caption]]:
+        """Captions of pictures of which the detector has already spoken.
+
+        Args:
+            regions: of each picture. tags: of each picture, as `tags_of` gives them.
+        """
+        if not regions:
+            return []
+        names = [str(i) for i in range(len(regions))]
+        examples = [(name, [tag.lower() for tag, _ in tags[i]], regions[i]) for i, name in enumerate(names)]
         batch = to_device(self._collator(examples), self.model.device)
         traces: dict[str, dict[str, Any]] = {}
         if search.constraints == "none":
@@ -242,7 +275,7 @@ class Captioner:
                 Caption(
                     decode_caption(self.tokenizer, one.tokens),
                     one.score,
-                    tags[i],
+                    [tag for tag, _ in tags[i]],
                     regions[i],
                     traces.get(name) if one is found[i][0] else None,
                     pieces_of(self.tokenizer, one),

@@ -1,4 +1,5 @@
-"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `doctor`, `features`, `data`, `config`, `sync`.
+"""The `vivo` command: `vivo demo`, `novel`, `world`, `caption`, `serve`, `doctor`, `features`, `data`, `config`,
+`sync`.
 
 Thin: it reads arguments, calls the library and prints. Libraries are imported inside the verbs, so
 that `vivo --help` does not wait for PyTorch. Training and evaluation are programs of their own
@@ -12,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vivo import __version__
+from vivo.caption_command import add_caption
 from vivo.data.own_arguments import add_source_arguments
-from vivo.errors import UserError
 from vivo.program import exits_cleanly, whole_number
+from vivo.serve.options import add_serve
 
 
 @exits_cleanly
@@ -63,49 +65,6 @@ def world(arguments: argparse.Namespace) -> None:
     settings = WorldConfig(seed=arguments.seed, held_out_pairs=tuple(arguments.hold_out), **given)
     settings.validate()
     write_world(writable_folder(arguments.out), settings)
-
-
-def caption(arguments: argparse.Namespace) -> int:
-    """`vivo caption`: a caption for each picture, with its score and the tags that the model saw.
-
-    Captions are printed as they come. A picture that cannot be read is one line on stderr; if it was the only
-    one, that is an error (exit status 2), else the others are captioned and the exit status is 1.
-    """
-    for path in (*arguments.pictures, arguments.checkpoint):
-        if not path.exists():
-            raise UserError(f"{path}: no such {'folder' if path is arguments.checkpoint else 'picture'}")
-    if arguments.constraint_classes and not arguments.constraints:
-        raise UserError("--constraint-classes: is for --constraints")
-    from vivo.captioner import Captioner
-    from vivo.data.class_forms import read_class_words
-    from vivo.detectors.extract import find_pictures
-
-    constraints = read_class_words(arguments.constraint_classes) if arguments.constraints else None
-    captioner = Captioner.from_pretrained(arguments.checkpoint)
-    files = [file for path in arguments.pictures for file in (find_pictures(path) if path.is_dir() else [path])]
-    rows, broken = [], 0
-    for found in captioner.caption_files(files, beam=arguments.beam, constraints=constraints):
-        if found.problem:
-            if len(files) == 1:
-                raise UserError(found.problem)
-            broken += 1
-            print(f"left out: {found.problem}", file=sys.stderr)
-        for one in found.captions:
-            row = {"picture": str(found.path), "caption": one.text, "score": float(one.score), "tags": list(one.tags)}
-            if one.trace is not None:
-                row["constraints"] = one.trace["constraints"]
-            if arguments.json:
-                rows.append(row)
-            else:
-                print(f"{row['picture']}: {row['caption']}")
-                tags = ", ".join(row["tags"]) or "(none)"
-                print(f"    score {row['score']:.3f}   tags: {tags}", flush=True)
-                if one.trace is not None:
-                    named = ", ".join(c["written"] or f"({c['name']})" for c in row["constraints"]) or "none"
-                    print(f"    constraints, what is not named in brackets: {named}", flush=True)
-    if arguments.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-    return 1 if broken else 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -275,23 +234,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_hold_out(verb)
     verb.set_defaults(run=world)
 
-    verb = verbs.add_parser("caption", help="captions for pictures of your own")
-    verb.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them")
-    verb.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="as runs/demo/vivo of the demo")
-    verb.add_argument(
-        "--beam", type=whole_number(1), default=1, metavar="N", help="width of search; default: 1, greedy"
-    )
-    verb.add_argument(
-        "--constraints", action="store_true", help="captions must name what the detector saw; best with --beam 5"
-    )
-    verb.add_argument(
-        "--constraint-classes",
-        default="",
-        metavar="FILE",
-        help="word forms: a classes.json; default: by rule",
-    )
-    verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.set_defaults(run=caption)
+    add_caption(verbs)
+    add_serve(verbs)
 
     verb = verbs.add_parser("doctor", help="check this machine and print the fix of each thing that is wrong")
     verb.add_argument(

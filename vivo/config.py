@@ -74,8 +74,11 @@ class DataConfig:
     # Fine-tuning: RegionStore and references of the pictures that are captioned at each validation; "" = none.
     validation_regions: str = ""
     validation_references: str = ""
-    # Folder of the picture files of validation, for tables that show them with their boxes; "" = without pixels.
+    # Folder of the picture files of validation, for tables that show them with their boxes; "" = without pixels. Show
+    # and Tell captions from them where there is no `validation_regions`.
     validation_pictures: str = ""
+    # Show and Tell: folder of the picture files that `examples` name.
+    pictures: str = ""
     # Objectives tags and both: share of the pictures of `examples` kept out of training (of `pairs`, too), from whose
     # regions the tags are read at each validation.
     validation_share: float = between(0.0, 0.0, 0.5)
@@ -158,16 +161,67 @@ class ScstConfig:
 
 
 @dataclass
-class OptimConfig:
-    """AdamW, its learning rate as a function of the step, and how long to train."""
+class RecurrentConfig:
+    """Show and Tell (objective show_and_tell): the CNN + LSTM captioner; docs/show_and_tell.md."""
 
+    # Image encoder: the name of a timm model, "/n" behind it for its first n stages of blocks.
+    encoder: str = "tf_efficientnet_lite0"
+    # Its weights where training starts: a file (a pickle needs its `sha256`), "random", or "" for those of
+    # EfficientNet-Lite0 that pip brings.
+    weights: str = ""
+    sha256: str = ""
+    # Side of the square that the encoder sees, in pixels, and the side that a picture is squashed to before the square
+    # is cut out of its middle; 0 = the same, nothing is cut.
+    picture_size: int = at_least(224, 32)
+    picture_resize: int = at_least(0, 0)
+    # Pixels in training, where the encoder's outputs are not kept: as they are, mirrored half of the time, cut at
+    # random places too, in other colours too.
+    augment: str = one_of("none", "flip", "cut", "distort")
+    # The encoder as it is (its outputs are computed once, into `data.regions`), or trained with the rest.
+    freeze_encoder: bool = True
+    # Batch norms of a trained encoder: with the statistics that they have, or with those of each batch, of which they
+    # learn, with each, this share.
+    batch_norm: str = one_of("frozen", "trained")
+    batch_norm_momentum: float = between(0.1, 0.0, 1.0)
+    # Dropout on the output of a trained encoder.
+    encoder_dropout: float = between(0.0, 0.0, 1.0)
+    # Standardise each number of the encoder's output by the training set's statistics, taken once when training starts.
+    standardise_features: bool = False
+    # Width of word and image embeddings, units of the LSTM, and the range of their uniform initial weights.
+    embedding_size: int = at_least(512, 1)
+    lstm_size: int = at_least(512, 1)
+    init_range: float = at_least(0.08, 0.0)
+    # Tokens: words that occur `least_count` times or more in the training captions, or BERT's word pieces
+    # (all, or those of `model.vocabulary`).
+    vocabulary: str = one_of("words", "pieces")
+    least_count: int = at_least(4, 1)
+    # Scheduled sampling: share of the LSTM's input words that are drawn from the model itself at the end of the run; it
+    # rises on a line from 0 at `scheduled_from`.
+    scheduled_sampling: float = between(0.0, 0.0, 1.0)
+    scheduled_from: str = duration()
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer, its learning rate as a function of the step, and how long to train."""
+
+    # AdamW, or plain gradient descent with `momentum`.
+    optimizer: str = one_of("adamw", "sgd")
+    momentum: float = between(0.0, 0.0, 0.999999)
     # Peak learning rate, reached after `warmup`.
     lr: float = at_least(1e-4, 0.0)
-    # How it falls from there to the last step: to zero on a line or a half cosine, or not at all.
-    schedule: str = one_of("linear", "cosine", "constant")
+    # How it goes on from there to the last step: to zero on a line or a half cosine, not at all, or in stairs, times
+    # `decay_factor` after each `decay_every`.
+    schedule: str = one_of("linear", "cosine", "constant", "stairs")
+    decay_every: str = duration()
+    decay_factor: float = between(0.5, 0.0, 1.0)
     warmup: str = duration()
     # Not applied to biases and layer norms.
     weight_decay: float = at_least(0.05, 0.0)
+    # Of an image encoder that is trained too (Show and Tell): its rate as a multiple of `lr`, and its own weight decay;
+    # null = as the rest.
+    encoder_rate: float = at_least(1.0, 0.0)
+    encoder_decay: float | None = at_least(None, 0.0)
     beta1: float = between(0.9, 0.0, 0.999999)
     beta2: float = between(0.999, 0.0, 0.999999)
     eps: float = at_least(1e-8, 0.0)
@@ -234,15 +288,17 @@ class TrainConfig:
     # Pre-training: "tags" = visual vocabulary from image-tag pairs (VIVO); "pairs" = masked caption tokens of
     # image-sentence pairs (as Oscar, without its contrastive loss); "both" = updates of the two kinds by turns (the
     # paper's Table 4). "captions" = caption fine-tuning. "scst" = CIDEr-D of sampled captions as the reward, after it.
-    objective: str = one_of("tags", "pairs", "both", "captions", "scst")
+    # "show_and_tell" = captions, by the CNN + LSTM captioner instead of VIVO's.
+    objective: str = one_of("tags", "pairs", "both", "captions", "scst", "show_and_tell")
     # Where the weights start: a checkpoint folder of ours, "minilm" (the text weights that pip brings),
-    # the folder of a BERT, or "random".
+    # the folder of a BERT, or "random". Show and Tell: a model folder of its own, or "random".
     init: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     scst: ScstConfig = field(default_factory=ScstConfig)
+    show_and_tell: RecurrentConfig = field(default_factory=RecurrentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -299,6 +355,10 @@ class EvalConfig:
     checkpoint: str = ""
     # RegionStore of the pictures to caption.
     regions: str = ""
+    # Instead, of a captioner that sees pixels (Show and Tell): folder of the picture files that `references` name.
+    pictures: str = ""
+    # Further checkpoints of the same kind, with commas between: the mean of all probabilities is what is searched.
+    ensemble: str = ""
     # Which pictures: a COCO or nocaps file, with or without captions. Beside nocaps_val_captions.json the image info
     # without captions is read, where it is there.
     references: str = ""

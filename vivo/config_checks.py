@@ -15,9 +15,11 @@ MOST_HYPOTHESES = 2**13
 
 def check_evaluation(config: "EvalConfig") -> None:
     """What an evaluation needs."""
-    for name in ("checkpoint", "regions", "references"):
+    for name in ("checkpoint", "references"):
         if not getattr(config, name):
             raise UserError(f"{name}: is needed")
+    if bool(config.regions) == bool(config.pictures):
+        raise UserError("regions: is needed, or pictures for a captioner that sees pixels; give one of the two")
     if config.tags == "file" and not config.tag_file:
         raise UserError("tag_file: is needed with tags: file")
     check_decoding(config.decode)
@@ -60,9 +62,12 @@ def check_training(config: "TrainConfig") -> None:
     model, data, masking, optim, tracking = config.model, config.data, config.masking, config.optim, config.tracking
     if not config.init:
         raise UserError('init: is needed: a checkpoint folder, "minilm", the folder of a BERT, or "random"')
+    if config.objective == "show_and_tell":
+        _check_show_and_tell(config)
     with_tags, with_pairs = config.objective in ("tags", "both"), config.objective in ("pairs", "both")
     needed = ["pairs"] if config.objective == "pairs" else ["examples", "pairs"] if with_pairs else ["examples"]
-    if config.objective != "pairs" or not data.pairs_regions:
+    pictures = config.objective in ("show_and_tell", "scst") and data.pictures  # instead of regions
+    if (config.objective != "pairs" or not data.pairs_regions) and not pictures:
         needed.insert(0, "regions")
     for name in needed:
         if not getattr(data, name):
@@ -102,7 +107,7 @@ def check_training(config: "TrainConfig") -> None:
         _check_scst(config)
     if config.objective == "both" and not 0 < data.pairs_share < 1:
         raise UserError(f"data.pairs_share: {data.pairs_share} leaves one kind out; that is objective tags or pairs")
-    captions = config.objective in ("captions", "scst")
+    captions = config.objective in ("captions", "scst", "show_and_tell")
     if data.validation_share and not with_tags:
         fix = "give data.validation_references" if captions else "leave it out"
         raise UserError(f'data.validation_share: is for objectives "tags" and "both"; {fix}')
@@ -116,8 +121,32 @@ def check_training(config: "TrainConfig") -> None:
             raise UserError(f"tracking.{name}: needs tracking.validate_every")
     if tracking.stop_after and not tracking.best:
         raise UserError("tracking.stop_after: needs tracking.best, the metric that is to rise")
-    if data.validation_references and not data.validation_regions:
+    seen = data.validation_regions or (pictures and data.validation_pictures)
+    if data.validation_references and not seen:
         raise UserError("data.validation_references: needs data.validation_regions")
+    if (optim.schedule == "stairs") != bool(parse_duration(optim.decay_every).amount):
+        raise UserError("optim.decay_every: is needed with optim.schedule: stairs, and with it alone")
+    if optim.momentum and optim.optimizer != "sgd":
+        raise UserError("optim.momentum: is of optim.optimizer: sgd; AdamW has beta1")
+
+
+def _check_show_and_tell(config: "TrainConfig") -> None:
+    """What the CNN + LSTM captioner cannot do."""
+    show_and_tell, data = config.show_and_tell, config.data
+    if show_and_tell.picture_resize and show_and_tell.picture_resize < show_and_tell.picture_size:
+        raise UserError(
+            f"show_and_tell.picture_resize: {show_and_tell.picture_resize} is less than show_and_tell.picture_size, "
+            f"{show_and_tell.picture_size}; give 0 to squash pictures to that size"
+        )
+    if not show_and_tell.freeze_encoder and not data.pictures:
+        raise UserError("data.pictures: is needed to train the encoder: the folder of the picture files")
+    if show_and_tell.freeze_encoder and data.regions and show_and_tell.augment != "none":
+        raise UserError(
+            "show_and_tell.augment: the outputs of a frozen encoder are computed once, of pictures as they are; give "
+            "none, or leave out data.regions, and they are computed in each update"
+        )
+    if config.loss.competing != "all":
+        raise UserError('loss.competing: Show and Tell has all words compete; leave it at "all"')
 
 
 def _check_scst(config: "TrainConfig") -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords, read_class_words
-from vivo.data.collate import Batch
+from vivo.data.collate import Batch, picture_rows
 from vivo.data.regions import RegionStore
 from vivo.data.text import TagPieces, decode_caption
 from vivo.data.types import Regions
@@ -23,25 +24,23 @@ from vivo.decoding.constraints import Constraint, ConstraintRules, LeftOut, choo
 from vivo.decoding.machine import ConstraintMachine
 from vivo.decoding.search import Hypothesis
 from vivo.errors import UserError
-from vivo.modeling import VivoForCaptioning
-from vivo.prediction import CachedStep, check_found, decoding_rules
+from vivo.prediction import check_found, decoding_rules
 
 Chosen = tuple[list[Constraint], list[LeftOut]]
 
 
 @torch.inference_mode()
 def constrained_batch(
-    model: VivoForCaptioning, batch: Batch, machines: Sequence[ConstraintMachine], decode: DecodeConfig
+    model: CaptioningModel, batch: Batch, machines: Sequence[ConstraintMachine], decode: DecodeConfig
 ) -> list[Constrained]:
-    """Captions of each picture of a batch (tag and region keys of data/collate.py) under its constraints.
+    """Captions of each picture of a batch (of the model's own collator) under its constraints.
 
     Args:
         machines: one a picture, over the pieces of the model's tokenizer.
     """
     config = model.config
     limit = min(decode.max_tokens, config.max_caption_tokens - 1)
-    nothing = torch.empty(0, dtype=torch.int64, device=batch["tag_ids"].device)
-    step = CachedStep(model, model.encode_context(batch, wanted=nothing), decode.beam * (limit + 1))
+    step = model.step(model.encode_pictures(batch), decode.beam * (limit + 1))
     return constrained_beam_search(
         step,
         machines,
@@ -51,8 +50,8 @@ def constrained_batch(
         limit,
         decode.constraints_satisfied,
         decode.length_penalty,
-        batch["region_mask"].device,
-        decoding_rules(decode, config.sep_token_id),
+        picture_rows(batch).device,
+        decoding_rules(decode, config.sep_token_id, model.never_said),
     )
 
 
@@ -129,7 +128,7 @@ class ConstrainedCaptions:
         left_out += [LeftOut(c.name, c.score, "has no word pieces") for c in chosen if c not in writable]
         return writable, left_out
 
-    def __call__(self, model: VivoForCaptioning, batch: Batch, image_ids: Sequence[str]) -> list[list[Hypothesis]]:
+    def __call__(self, model: CaptioningModel, batch: Batch, image_ids: Sequence[str]) -> list[list[Hypothesis]]:
         """Hypotheses of each picture of a batch, best first; leaves a trace of each."""
         chosen = [self.choose(image_id) for image_id in image_ids]
         machines = [

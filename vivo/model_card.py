@@ -16,6 +16,7 @@ import yaml
 
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
+from vivo.show_and_tell.model_config import ShowAndTellConfig
 
 FILE = "README.md"
 NOT_YET = "This model has not learned to caption yet"
@@ -26,8 +27,9 @@ _STAGES = {
     "pairs": f"{NOT_YET}: it was pre-trained on pictures with sentences. Fine-tune it with `finetune/train.py`.",
     "both": f"{NOT_YET}: it was pre-trained on pictures with tags and pictures with sentences. Fine-tune it with "
     "`finetune/train.py`.",
-    "captions": "It writes a caption for a picture, from region features and tags.",
+    "captions": "It writes a caption for a picture.",
 }
+Config = VivoConfig | ShowAndTellConfig
 
 
 @dataclass
@@ -77,7 +79,7 @@ def facts_of_run(run: Path) -> CardFacts:
     )
 
 
-def model_card(config: VivoConfig, facts: CardFacts) -> str:
+def model_card(config: Config, facts: CardFacts) -> str:
     """The whole text, front matter first."""
     can_caption = config.training_stage == "captions"
     front = {
@@ -87,20 +89,14 @@ def model_card(config: VivoConfig, facts: CardFacts) -> str:
         "pipeline_tag": "image-to-text",
         "tags": ["vivo", "image-captioning" if can_caption else "visual-vocabulary"],
     }
-    shape = (
-        f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, "
-        f"{config.vocab_size:,} word pieces; up to {config.max_regions} regions of {config.feature_size} features, "
-        f"{config.max_tag_tokens} tag tokens and {config.max_caption_tokens} caption tokens"
-    )
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        "# vivo model",
+        f"# {config.model_type} model",
         _STAGES.get(config.training_stage, f"Training stage: {config.training_stage}."),
-        f"{facts.origin} {shape}.".strip(),
-        "Region features: " + (f"detector fingerprint `{config.region_fingerprint}`." if config.region_fingerprint else
-        "of a detector that nothing names; no store of features can be checked against it."),
+        f"{facts.origin} {_shape(config)}.".strip(),
+        _sees(config),
         "## Use",
-        f"```python\n{_use(can_caption)}```",
+        f"```python\n{_use(config)}```",
         "## Made from",
         _table(_rows(config, facts)),
     ]  # fmt: skip
@@ -120,7 +116,7 @@ def model_card(config: VivoConfig, facts: CardFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_card(folder: Path, config: VivoConfig, facts: CardFacts) -> None:
+def write_card(folder: Path, config: Config, facts: CardFacts) -> None:
     """FOLDER/README.md."""
     (folder / FILE).write_text(model_card(config, facts), encoding="utf-8")
 
@@ -137,11 +133,39 @@ def relicensed(card: str, license: str, language: str) -> str:
     return f"---\n{yaml.safe_dump(told, sort_keys=False)}---\n{rest}"
 
 
-def _use(can_caption: bool) -> str:
-    if can_caption:
+def _shape(config: Config) -> str:
+    """What the model is made of."""
+    if isinstance(config, ShowAndTellConfig):
+        return (
+            f"Show and Tell: {config.encoder}, LSTM of {config.lstm_size} units, {config.vocab_size:,} "
+            f"{'words' if config.words else 'word pieces'}, up to {config.max_caption_tokens} caption tokens"
+        )
+    return (
+        f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, "
+        f"{config.vocab_size:,} word pieces; up to {config.max_regions} regions of {config.feature_size} features, "
+        f"{config.max_tag_tokens} tag tokens and {config.max_caption_tokens} caption tokens"
+    )
+
+
+def _sees(config: Config) -> str:
+    """What it takes of a picture: a paragraph."""
+    known = config.region_fingerprint
+    if isinstance(config, ShowAndTellConfig):
+        trained = (
+            f"which is as it came; its outputs: fingerprint `{known}`" if known else "which was trained with the rest"
+        )
+        return f"Pictures: squares of {config.picture_size} pixels, seen by the encoder, {trained}."
+    if known:
+        return f"Region features: detector fingerprint `{known}`."
+    return "Region features: of a detector that nothing names; no store of features can be checked against it."
+
+
+def _use(config: Config) -> str:
+    if config.training_stage == "captions":
+        place = "this folder" if isinstance(config, ShowAndTellConfig) else "this folder, with its detector/"
         return (
             "from vivo.captioner import Captioner\n\n"
-            'captioner = Captioner.from_pretrained("DIR")  # this folder; it needs the detector in DIR/detector\n'
+            f'captioner = Captioner.from_pretrained("DIR")  # {place}\n'
             'for caption in captioner("photo.jpg"):\n'
             "    print(caption.text, caption.score)\n\n"
             "# without DIR/detector, from a store of its features:\n"
@@ -154,7 +178,7 @@ def _use(can_caption: bool) -> str:
     )
 
 
-def _rows(config: VivoConfig, facts: CardFacts) -> list[tuple[str, str]]:
+def _rows(config: Config, facts: CardFacts) -> list[tuple[str, str]]:
     rows = [("training stage", config.training_stage or "(none)")]
     if facts.seed is not None:
         rows.append(("seed", str(facts.seed)))

@@ -22,20 +22,30 @@ the work of a training step. Both are exact.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForPreTraining, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from vivo.attention_mask import joint_attention_mask
 from vivo.caching import TextCache
-from vivo.errors import UserError
+from vivo.captioning import CaptioningModel, Collate
+from vivo.decoding.search import Step
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing, Windows, context_places, true_places
 from vivo.whole_rows import WholeRows, additive
+
+if TYPE_CHECKING:
+    from vivo.data.regions import RegionStore
 
 CAPTION_SEGMENT = 0
 CONTEXT_KEYS = (
@@ -47,16 +57,6 @@ CONTEXT_KEYS = (
     "region_positions",
     "region_mask",
 )
-DECODE_OPTIONS = {
-    "num_beams": "beam",
-    "max_new_tokens": "max_tokens",
-    "min_new_tokens": "min_tokens",
-    "length_penalty": "length_penalty",
-    "no_repeat_ngram_size": "no_repeat",
-    "num_beam_groups": "groups",
-    "diversity_penalty": "diversity",
-}
-"""Options of transformers' `generate` that a search here has, too -> fields of `vivo.config.DecodeConfig`."""
 ALIGNED = 8
 """A GPU's fast 16-bit matrix products want sizes that divide by it: BERT's 30,522 word pieces and 2,048 + 6 numbers of
 a region are padded with zeros to the next."""
@@ -322,21 +322,6 @@ class VivoModel(VivoPreTrainedModel):
             x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
         return Context(x, keys, values, mask)
 
-    def encode_together(self, batch: dict[str, Tensor], wanted: Tensor) -> Tensor:
-        """Context and captions of a CaptionBatch in rows [text ; tags ; regions], in one pass -> [K, D] at the places
-        `wanted` of the text, int [K] in [B * L]. Needs `whole_rows`."""
-        told = self.embeddings(batch["tag_ids"], batch["tag_positions"], self.config.tag_segment)
-        seen = self.regions(batch["region_features"], batch["region_positions"])
-        text = self.embeddings(batch["text_ids"], batch["text_positions"], CAPTION_SEGMENT)
-        kind = torch.get_autocast_dtype(seen.device.type) if torch.is_autocast_enabled(seen.device.type) else seen.dtype
-        x = torch.cat([text.to(kind), told.to(kind), seen.to(kind)], dim=1)
-        context = torch.cat([batch["tag_mask"], batch["region_mask"]], dim=1)
-        mask = joint_attention_mask(batch["text_mask"], context)
-        empty = -x.shape[1] % ALIGNED
-        x, mask = F.pad(x, (0, 0, 0, empty)), F.pad(mask, (0, empty, 0, empty))
-        mask = mask | torch.eye(x.shape[1], dtype=torch.bool, device=mask.device)
-        return self._whole(x, mask, context_places(wanted, text.shape[1], x.shape[1]))
-
     def _whole(self, x: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
         """[B, N, D] through all layers by `whole_rows`, with a mask [B, N, N] -> [K, D] at the places `wanted`."""
         x = self.whole_rows(self.layers[:-1], x, additive(mask, x.dtype))
@@ -431,6 +416,10 @@ class _VivoWithHead(VivoPreTrainedModel):
             self.head.output.weight.requires_grad_(not embeddings)
         self.head.bias.requires_grad_(not output_bias)
 
+    def checkpoint_activations(self) -> None:
+        """Recompute each layer in the backward pass."""
+        self.vivo.activation_checkpointing = True
+
     def encode_context(
         self, batch: dict[str, Tensor], wanted: Tensor | None = None, windows: Windows | None = None
     ) -> Context:
@@ -474,8 +463,6 @@ class _VivoWithHead(VivoPreTrainedModel):
             [K, V] in the order of `target_index`; [K, P] where the batch names P `competing` pieces.
         """
         targets = batch["target_index"]
-        if self.vivo.whole_rows is not None:
-            return self.logits(self.vivo.encode_together(batch, targets), batch.get("competing"))
         context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
         hidden = self.vivo.encode_text(
             context,
@@ -496,41 +483,35 @@ class VivoForTagPretraining(_VivoWithHead):
         return {"logits": self.tag_logits(batch)}
 
 
-class VivoForCaptioning(_VivoWithHead):
+class VivoForCaptioning(CaptioningModel, _VivoWithHead):
     """Caption tokens given tags and regions: in fine-tuning, and in pre-training on image-sentence pairs alone."""
+
+    batch_keys = CONTEXT_KEYS
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"logits"}, see `caption_logits`."""
         return {"logits": self.caption_logits(batch)}
 
-    def check_can_caption(self, where: str) -> None:
-        """Refuse a checkpoint that has seen no captions, or only in pre-training: what it writes would be noise."""
-        if self.config.training_stage != "captions":
-            raise UserError(f"{where}: this model has not learned to caption yet; fine-tune it with finetune/train.py")
+    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collate:
+        """Tags and regions, see vivo/data/collate.py."""
+        from vivo.data.collate import ContextCollator, Limits  # which imports transformers, which imports this module
 
-    def generate(self, **given: Tensor | list[str] | float) -> Tensor:
-        """Captions in the habit of transformers: `model.generate(**processor(pictures), num_beams=5)`.
+        return ContextCollator(tokenizer, Limits.of(self.config))
 
-        Args:
-            given: what a processor gave, and any of DECODE_OPTIONS.
+    def encode_pictures(self, batch: dict[str, Tensor]) -> Context:
+        """The context, to be read by its keys and values alone."""
+        return self.encode_context(batch, torch.empty(0, dtype=torch.int64, device=batch["region_mask"].device))
 
-        Returns:
-            int64 [B, longest]: the best caption of each picture, [SEP] behind it, then padding.
+    def step(self, context: Context, room: int = 0) -> Step:
+        """See `vivo.cached_step.CachedStep`."""
+        from vivo.cached_step import CachedStep  # which imports this module
 
-        Raises:
-            UserError: an option that the search does not have, or a value that it cannot have.
-        """
-        from vivo.config import DecodeConfig, checked_decode
-        from vivo.prediction import caption_batch  # which imports this module
+        return CachedStep(self, context, room)
 
-        self.check_can_caption(self.name_or_path or type(self).__name__)
-        if unknown := sorted(given.keys() - {*DECODE_OPTIONS, *CONTEXT_KEYS, "image_ids"}):
-            raise UserError(f"generate: has no {', '.join(unknown)}; its options are {', '.join(DECODE_OPTIONS)}")
-        options = {ours: given[theirs] for theirs, ours in DECODE_OPTIONS.items() if theirs in given}
-        batch = {key: given[key] for key in CONTEXT_KEYS if key in given}
-        found = caption_batch(self, batch, checked_decode(DecodeConfig(**options)))
-        rows = [torch.tensor([*best.tokens, self.config.sep_token_id]) for best, *_ in found]
-        return nn.utils.rnn.pad_sequence(rows, True, self.config.pad_token_id).to(self.device)
+    def check_store(self, store: "RegionStore") -> None:
+        """The features must come from the detector that the model was trained on, and none be always cut off."""
+        store.check_compatible(self.config.region_fingerprint, self.config.feature_size)
+        store.check_all_fit(self.config.max_regions)
 
 
 class VivoForPretraining(_VivoWithHead):

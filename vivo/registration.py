@@ -1,4 +1,4 @@
-"""After `import vivo`, transformers' auto classes know the model type "vivo", in whatever order the two are imported.
+"""After `import vivo`, transformers' auto classes know our model types, in whatever order the two are imported.
 
 Importing vivo must stay cheap (`vivo --help` waits for no library), so nothing of transformers is imported here. Our
 modules are imported when transformers' own auto modules have been: at once if that was before, else behind them.
@@ -13,16 +13,16 @@ from types import ModuleType
 
 # Each of ours registers its classes when it is imported.
 _AUTO = {
-    "transformers.models.auto.configuration_auto": "vivo.model_config",
-    "transformers.models.auto.modeling_auto": "vivo.modeling",
-    "transformers.models.auto.processing_auto": "vivo.processing",
+    "transformers.models.auto.configuration_auto": ("vivo.model_config", "vivo.show_and_tell.model_config"),
+    "transformers.models.auto.modeling_auto": ("vivo.modeling", "vivo.show_and_tell.modeling"),
+    "transformers.models.auto.processing_auto": ("vivo.processing", "vivo.show_and_tell.processing"),
 }
 
 
 class _Behind(Loader):
-    """Loads a module as its own loader does, then imports one of ours."""
+    """Loads a module as its own loader does, then imports some of ours."""
 
-    def __init__(self, loader: Loader, ours: str):
+    def __init__(self, loader: Loader, ours: Sequence[str]):
         self.loader, self.ours = loader, ours
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -32,7 +32,8 @@ class _Behind(Loader):
         # as if we had never been there: code that asks a module for its source or its resources asks its own loader
         module.__loader__ = module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        importlib.import_module(self.ours)
+        for name in self.ours:
+            importlib.import_module(name)
 
 
 class _Finder(MetaPathFinder):
@@ -54,4 +55,5 @@ def register_with_transformers() -> None:
     sys.meta_path.insert(0, _Finder())
     for theirs, ours in _AUTO.items():
         if theirs in sys.modules:
-            importlib.import_module(ours)
+            for name in ours:
+                importlib.import_module(name)

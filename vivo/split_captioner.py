@@ -14,12 +14,12 @@ import torch
 from vivo.config import DecodeConfig
 from vivo.constrained_prediction import ConstrainedCaptions
 from vivo.data.region_format import MANIFEST, sha256_of
-from vivo.data.regions import RegionStore
 from vivo.data.tag_source import TagSource
 from vivo.data.text import decode_caption
+from vivo.ensemble import Ensemble
 from vivo.errors import UserError
 from vivo.n_best import n_best_captions
-from vivo.prediction import decode_pictures, load_captioning_model
+from vivo.prediction import decode_pictures, load_captioning_model, open_store
 from vivo.self_tagging import VOCABULARY, open_tag_source, open_tagger, written_tags
 from vivo.training.runtime import fast_bf16
 
@@ -34,10 +34,12 @@ class SplitCaptioner:
     """All that captions the pictures of a split, opened once in each process.
 
     Args:
+        regions: a RegionStore; or, of a captioner that sees pixels, the file of each picture.
         image_ids: the split. shown: for a control, the picture whose regions and tags the model gets instead.
         tags: "detector", "none", "file" (with `tag_file`) or "self" (by the model in the checkpoint's tagger/).
         precision: "fp32" | "bf16" | "fp16" | "auto", of the matrix products.
         n_best: captions of each picture to keep beside the best one's record (vivo/n_best.py); 0: none.
+        ensemble: further checkpoints, whose probabilities are averaged with those of the first.
 
     Attributes:
         request: `request_of`, and the word pieces of the model.
@@ -49,7 +51,7 @@ class SplitCaptioner:
     def __init__(
         self,
         checkpoint: Path,
-        regions: Path,
+        regions: Path | Mapping[str, Path],
         image_ids: Sequence[str],
         tags: str,
         decode: DecodeConfig,
@@ -57,15 +59,21 @@ class SplitCaptioner:
         tag_file: str = "",
         precision: str = "fp32",
         n_best: int = 0,
+        ensemble: Sequence[Path] = (),
     ) -> None:
         self.image_ids, self.decode, self.shown, self.n_best = list(image_ids), decode, shown, n_best
-        self.store = RegionStore(regions)
+        self.ensemble = list(ensemble)
+        self.store = open_store(checkpoint, regions)
         self.tokenizer, self.model = load_captioning_model(checkpoint, self.store)
+        if ensemble:
+            others = [load_captioning_model(other, self.store) for other in ensemble]
+            tokenizers = [self.tokenizer, *(own for own, _ in others)]
+            self.model = Ensemble([self.model, *(other for _, other in others)], tokenizers)
         lost = [i for i in self.image_ids if i not in self.store]
         if lost:
             raise UserError(
-                f"{regions}: lacks {len(lost):,} of the {len(self.image_ids):,} pictures to caption (first: {lost[0]});"
-                " extract their regions too, or give the store of this split"
+                f"{self.store.path}: lacks {len(lost):,} of the {len(self.image_ids):,} pictures to caption (first:"
+                f" {lost[0]}); extract their regions too, or give the store of this split"
             )
         self.precision = _resolved(precision)
         self._writer = open_tagger(checkpoint / TAGGER, self.store) if tags == "self" else None
@@ -77,7 +85,7 @@ class SplitCaptioner:
         if decode.constraints != "none":
             self._constrained = ConstrainedCaptions.open(self.tokenizer, self.store, self.image_ids, decode, shown)
         pieces = {"word pieces": hash_of(sorted(self.tokenizer.get_vocab().items()))}
-        given = (self.image_ids, tags, decode, shown, tag_file, self.precision, n_best)
+        given = (self.image_ids, tags, decode, shown, tag_file, self.precision, n_best, ensemble)
         self.request = pieces | request_of(checkpoint, regions, *given)
 
     @property
@@ -115,7 +123,7 @@ class SplitCaptioner:
 
 def request_of(
     checkpoint: Path,
-    regions: Path,
+    regions: Path | Mapping[str, Path],
     image_ids: Sequence[str],
     tags: str,
     decode: DecodeConfig,
@@ -123,6 +131,7 @@ def request_of(
     tag_file: str,
     precision: str,
     n_best: int,
+    ensemble: Sequence[Path],
 ) -> dict[str, Any]:
     """What decides captions, name -> value or hash, as JSON keeps it: content, and not where it lies.
 
@@ -133,13 +142,16 @@ def request_of(
         "their ids": hash_of(list(image_ids)),
         "weights": sha256_of(checkpoint / WEIGHTS),
         "model configuration": sha256_of(checkpoint / "config.json")[:16],
-        "regions": sha256_of(regions / MANIFEST)[:16],
+        **_seen(regions, image_ids, shown),
         "tags": tags,
         "precision": precision,
         "n_best": n_best,
         "code": code_hash(),
         **{f"decode.{name}": value for name, value in dataclasses.asdict(decode).items()},
     }
+    for number, other in enumerate(ensemble, 2):
+        found[f"weights of model {number}"] = sha256_of(other / WEIGHTS)
+        found[f"configuration of model {number}"] = sha256_of(other / "config.json")[:16]
     if tags == "file":
         found["tag file"] = sha256_of(Path(tag_file))[:16]
     if tags == "self":
@@ -152,6 +164,15 @@ def request_of(
     if shown:
         found["regions and tags of other pictures"] = hash_of([shown[i] for i in image_ids])
     return found
+
+
+def _seen(
+    regions: Path | Mapping[str, Path], image_ids: Sequence[str], shown: Mapping[str, str] | None
+) -> dict[str, str]:
+    """What the captioner sees, as a hash: of the store's manifest, or of the picture files."""
+    if isinstance(regions, Path):
+        return {"regions": sha256_of(regions / MANIFEST)[:16]}
+    return {"picture files": hash_of([sha256_of(regions[shown[i] if shown else i]) for i in image_ids])}
 
 
 def hash_of(value: Any) -> str:

@@ -26,12 +26,13 @@ from typing import Any
 from vivo.config import DecodeConfig
 from vivo.constrained_prediction import summary_of
 from vivo.data.predictions import constraints_path, n_best_path, read_header, read_predictions, write_predictions
+from vivo.data.region_format import sha256_of
 from vivo.errors import UserError
 from vivo.files import atomic_write_json, atomic_write_text, lock_folder, remove_file, writable_folder
 from vivo.n_best import write_n_best
 from vivo.processes import ALONE, Processes
 from vivo.progress import progress_of
-from vivo.split_captioner import Part, SplitCaptioner, hash_of
+from vivo.split_captioner import WEIGHTS, Part, SplitCaptioner, hash_of
 from vivo.training.identity import check_same_everywhere
 from vivo.training.runtime import environment
 
@@ -102,7 +103,7 @@ def _ids_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def predict_split(
     checkpoint: Path,
-    regions: Path,
+    regions: Path | Mapping[str, Path],
     image_ids: Sequence[str],
     tags: str,
     decode: DecodeConfig,
@@ -113,6 +114,7 @@ def predict_split(
     n_best: int = 0,
     processes: Processes = ALONE,
     progress: bool = False,
+    ensemble: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Caption a split and write `out` with what lies beside it; what an earlier call of the same request did, stays.
 
@@ -129,7 +131,7 @@ def predict_split(
             process that ended, or whose files are others.
     """
     start = perf_counter()
-    given = (image_ids, tags, decode, shown, tag_file, precision, n_best)
+    given = (image_ids, tags, decode, shown, tag_file, precision, n_best, ensemble)
     opened = open_everywhere(processes, checkpoint, regions, *given)
     parts = Parts(out, opened.request, opened.batches)
     lock: list[int] = []
@@ -193,7 +195,9 @@ def try_split(processes: Processes, opened: SplitCaptioner) -> list[str]:
     ]
 
 
-def open_everywhere(processes: Processes, checkpoint: Path, regions: Path, *given: Any) -> SplitCaptioner:
+def open_everywhere(
+    processes: Processes, checkpoint: Path, regions: Path | Mapping[str, Path], *given: Any
+) -> SplitCaptioner:
     """The captioner of this process, where all processes could open theirs and have the same files."""
     opened = processes.everywhere(lambda: SplitCaptioner(checkpoint, regions, *given))
     requests = processes.all_gather(opened.request)
@@ -247,6 +251,8 @@ def _write(out: Path, opened: SplitCaptioner, found: Mapping[int, Part], checkpo
         "request": opened.request,
         "environment": environment(),
     }
+    if opened.ensemble:
+        header["ensemble"] = [sha256_of(other / WEIGHTS) for other in opened.ensemble]
     traces = None
     if opened.decode.constraints != "none":
         traces = [trace for part in order for trace in part["traces"]]

@@ -33,13 +33,13 @@ import torch
 from decoding import CLS, SEP, TOKENS, made_up
 from torch import Tensor
 
+from vivo.cached_step import CachedStep
 from vivo.config import DecodeConfig
 from vivo.constrained_prediction import constrained_batch
 from vivo.decoding.constrained import _Transitions
 from vivo.decoding.machine import ConstraintMachine, State
 from vivo.decoding.search import beam_search
 from vivo.modeling import VivoForCaptioning
-from vivo.prediction import CachedStep
 
 CONTINUES = frozenset(range(990, 1000))
 FORMS = [

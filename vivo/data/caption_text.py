@@ -9,6 +9,14 @@ from torch import Tensor
 
 from vivo.attention_mask import text_attention_mask
 from vivo.data.padding import lengths_mask, padded
+from vivo.randomness import example_generator
+
+
+def chosen_captions(seed: int, epoch: int, image_id: str, captions: Sequence[str], count: int) -> list[str]:
+    """The `count` captions of a picture that an epoch reads: consecutive epochs walk through all of them, in an order
+    of the picture's own."""
+    walk = example_generator(seed, 0, image_id, "caption order").permutation(len(captions))
+    return [captions[walk[(epoch * count + i) % len(captions)]] for i in range(count)]
 
 
 @dataclass

@@ -46,6 +46,29 @@ def read_captions(path: str | Path, require_captions: bool = True, any_count: bo
     return examples
 
 
+SHOW_AND_TELL = ("train", "val", "test")
+
+
+def read_show_and_tell_split(
+    train: str | Path, validation: str | Path, part: str, any_count: bool = False
+) -> list[CaptionExample]:
+    """A part of the split that Show and Tell was published with (im2txt's build_mscoco_data.py): all of train2014 and
+    the first 85 % of val2014's pictures to train, the next 5 % to validate, the last 10 % to test, in the files' order.
+
+    With the official files these are 20,267 captions to test and 586,368 to train, of which the published 586,363 lack
+    the five of a picture whose file could not be decoded. It is not Karpathy's split.
+
+    Args:
+        train, validation: captions_train2014.json and captions_val2014.json. part: of `SHOW_AND_TELL`.
+        any_count: see `read_captions`.
+    """
+    rest = read_captions(validation, any_count=any_count)
+    first, second = int(0.85 * len(rest)), int(0.90 * len(rest))
+    if part == "train":
+        return read_captions(train, any_count=any_count) + rest[:first]
+    return rest[first:second] if part == "val" else rest[second:]
+
+
 def check_count(where: str | Path, what: str, expected: int, found: int, hint: str = "") -> None:
     """Raise `UserError` unless an official file holds as many as it is published with."""
     if found != expected:

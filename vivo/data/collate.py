@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from vivo.data.caption_text import CaptionText, dense_text, masked_text, text_keys
+from vivo.data.caption_text import CaptionText, chosen_captions, dense_text, masked_text, text_keys
 from vivo.data.padding import lengths_mask, padded
 from vivo.data.text import TagPieces, encode_caption
 from vivo.data.types import Regions
@@ -309,10 +309,7 @@ class CaptionCollator(_Collator):
         for epoch, image_id, names, captions, _ in examples:
             generator = example_generator(self.seed, epoch, image_id, "captions")
             tags.append(self._shown(names, self.tag_dropout, generator))
-            # consecutive epochs walk through the captions of a picture, in an order of its own
-            walk = example_generator(self.seed, 0, image_id, "caption order").permutation(len(captions))
-            first = epoch * self.captions_per_picture
-            chosen = [captions[walk[(first + i) % len(captions)]] for i in range(self.captions_per_picture)]
+            chosen = chosen_captions(self.seed, epoch, image_id, captions, self.captions_per_picture)
             texts.append([encode_caption(self.tokenizer, c, self.limits.max_caption_tokens) for c in chosen])
             texts[-1] = [self._supervised(tokens, generator) for tokens in texts[-1]]
         batch = self._context(tags, [regions for *_, regions in examples])
@@ -363,6 +360,12 @@ class SampleCollator(_Collator):
         batch["draws"] = torch.from_numpy(np.stack(draws))
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
         return batch
+
+
+def picture_rows(batch: Batch) -> Tensor:
+    """What a batch of any captioner has of its pictures, a row each: region features, features of whole pictures
+    (vivo/show_and_tell/collate.py), or pixels."""
+    return next(batch[name] for name in ("region_features", "features", "pixels") if name in batch)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -144,7 +144,8 @@ class CaptionPictures(_WithRegions):
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, str, list[str], list[str], Regions]:
         epoch, index = key
         example = self.examples[index]
-        tags = self.tags(example.image_id, example.tags, self.store[example.image_id])
+        regions = self.store[example.image_id] if self.tags.needs_regions else None
+        tags = self.tags(example.image_id, example.tags, regions)
         if self.words is not None:
             tags = [tag for tag in tags if tag in self.words]
         return epoch, example.image_id, tags, example.captions, self._regions(example.image_id, epoch)

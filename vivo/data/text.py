@@ -34,7 +34,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         tokenizer = _tokenizer_of_vocabulary(folder / "vocab.txt")
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    if tokenizer.mask_token_id is None or len(tokenizer) < 100:
+    if tokenizer.mask_token_id is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"{folder}: its tokenizer has {len(tokenizer)} entries or no [MASK]; a BERT one is needed")
     return tokenizer
 

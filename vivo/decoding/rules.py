@@ -3,8 +3,23 @@
 B pictures, K beams, t tokens written, V word pieces
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+
+class Never:
+    """Tokens that are never written."""
+
+    def __init__(self, tokens: Sequence[int]):
+        self.tokens = list(tokens)
+
+    def __call__(self, history: Tensor, log_p: Tensor) -> Tensor:
+        """int64 [B, K, t], float32 [B, K, V] -> float32 [B, K, V]."""
+        log_p = log_p.clone()
+        log_p[..., self.tokens] = -torch.inf
+        return log_p
 
 
 class NoRepeat:

@@ -59,7 +59,7 @@ def sample(
         if place == 0:  # all samples begin with the one beam of the first call
             log_p, allowed = log_p.expand(-1, samples, -1), allowed.expand(-1, samples, -1)
             history = history.expand(-1, samples, -1)
-        tokens = _drawn(_cut(allowed / temperature, top_k, top_p), uniform[:, :, place])
+        tokens = draw(_cut(allowed / temperature, top_k, top_p), uniform[:, :, place])
         tokens = torch.where(alive, tokens, end)
         gained.append(log_p.gather(2, tokens[..., None]))
         history = torch.cat([history, tokens[..., None]], dim=2)
@@ -89,7 +89,7 @@ def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
     return scores
 
 
-def _drawn(scores: Tensor, uniform: Tensor) -> Tensor:
+def draw(scores: Tensor, uniform: Tensor) -> Tensor:
     """The token at `uniform` [B, K] of the cumulative distribution of `scores` [B, K, V]; float64, since float32
     loses rare tokens among 30,000."""
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)

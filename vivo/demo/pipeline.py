@@ -69,7 +69,10 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
     def length(steps: int) -> tuple[str, ...]:
         batch = [f"optim.batch_size={size.batch_size}"] if size.batch_size else []
         pieces = f"model.vocabulary={examples / 'vocabulary.txt'}"
-        return (pieces, f"optim.duration={steps} steps", f"optim.warmup={max(1, steps // 20)} steps", *batch)
+        return (pieces, *updates(steps), *batch)
+
+    def updates(steps: int) -> tuple[str, str]:
+        return f"optim.duration={steps} steps", f"optim.warmup={max(1, steps // 20)} steps"
 
     world, regions, examples = out / "world", out / "regions", out / "examples"
     return Benchmark(
@@ -89,6 +92,8 @@ def world_benchmark(out: Path, size: Size) -> Benchmark:
         notice=weights_notice(),
         pretrain=length(size.pretrain_steps),
         finetune=length(size.finetune_steps),
+        caption_pictures=world / "coco" / "images",
+        recurrent=(updates(size.recurrent_steps[0]), updates(size.recurrent_steps[1])),
     )
 
 

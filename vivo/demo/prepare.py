@@ -42,7 +42,7 @@ def make_examples(out: Path) -> None:
     """What pretrain/prepare_open_images.py and finetune/prepare_coco.py make of the annotation files."""
     world, examples = out / "world", out / "examples"
     examples.mkdir(exist_ok=True)
-    if (examples / "captions.jsonl").is_file():
+    if (examples / "vocabulary.txt").is_file() and (examples / "captions.jsonl").is_file():
         return
     source = world / "open_images"
     labels, names = source / "train-annotations-human-imagelabels.csv", source / "class-descriptions.csv"
@@ -52,7 +52,15 @@ def make_examples(out: Path) -> None:
     known = sorted({tag_name(name) for name in read_class_descriptions(names).values()} - unknown)
     atomic_write_json(examples / "boxed_classes.json", known)
     write_vocabulary(examples, world / "coco" / "captions_train.json")
-    write_caption_examples(read_captions(world / "coco" / "captions_train.json"), examples / "captions.jsonl")
+    make_caption_examples(out)
+
+
+def make_caption_examples(out: Path) -> None:
+    """The captioned pictures alone, which need no text model."""
+    (out / "examples").mkdir(exist_ok=True)
+    path = out / "examples" / "captions.jsonl"
+    if not path.is_file():
+        write_caption_examples(read_captions(out / "world" / "coco" / "captions_train.json"), path)
 
 
 def write_vocabulary(examples: Path, captions: Path) -> None:
@@ -84,7 +92,8 @@ def make_regions(out: Path) -> None:
 def check_same_world(out: Path, size: Size, held_out: tuple[tuple[str, ...], ...] = ()) -> None:
     """Refuse to go on in a folder that another size, or other held-out combinations, began."""
     path = out / "plan.json"
-    wanted = {k: v for k, v in dataclasses.asdict(size).items() if k not in ("seeds", "all_rows")}
+    free = ("seeds", "all_rows", "recurrent_steps")
+    wanted = {k: v for k, v in dataclasses.asdict(size).items() if k not in free}
     if held_out:
         wanted["held_out"] = [list(pair) for pair in held_out]
     if path.is_file() and json.loads(path.read_text()) != wanted:

@@ -16,12 +16,21 @@ class Size:
     seeds: int
     batch_size: int = 0  # 0: the configuration's
     all_rows: bool = False
+    recurrent_steps: tuple[int, int] = (600, 150)  # of Show and Tell, with a frozen encoder and with all of it
 
 
 SIZES = {
     # seconds, for tests: everything real, nothing learned
     "tiny": Size(
-        open_images=160, coco=64, coco_val=8, nocaps=48, pretrain_steps=6, finetune_steps=6, seeds=1, batch_size=16
+        open_images=160,
+        coco=64,
+        coco_val=8,
+        nocaps=48,
+        pretrain_steps=6,
+        finetune_steps=6,
+        seeds=1,
+        batch_size=16,
+        recurrent_steps=(4, 2),
     ),
     # ten minutes on two cores with bf16 units
     "demo": Size(open_images=3600, coco=1200, coco_val=32, nocaps=420, pretrain_steps=800, finetune_steps=150, seeds=1),

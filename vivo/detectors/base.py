@@ -48,7 +48,7 @@ class Detector(Protocol):
 
 
 def load_detector(name_or_folder: str | Path) -> Detector:
-    """The detector of a specification ("embedded", "grid", "transformers:FOLDER,threshold=0.2", ...: see
+    """The detector of a specification ("embedded", "grid", "whole", "transformers:FOLDER,threshold=0.2", ...: see
     docs/detectors.md), or the one that `save_pretrained` wrote into a folder.
 
     Raises:
@@ -75,7 +75,7 @@ def load_detector(name_or_folder: str | Path) -> Detector:
     return _class_of(kind).from_specification(specification)
 
 
-KINDS = ("embedded", "grid", "transformers", "torchvision", "detectron2")
+KINDS = ("embedded", "grid", "whole", "transformers", "torchvision", "detectron2")
 
 
 def _class_of(kind: str) -> Any:
@@ -85,6 +85,8 @@ def _class_of(kind: str) -> Any:
             from vivo.detectors.embedded import EmbeddedDetector as Found
         elif kind == "grid":
             from vivo.detectors.grid import GridDetector as Found
+        elif kind == "whole":
+            from vivo.detectors.whole import WholePictureDetector as Found
         elif kind == "tagged":
             from vivo.detectors.tagger import TaggedDetector as Found
         elif kind == "transformers":

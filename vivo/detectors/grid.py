@@ -14,15 +14,13 @@ Notation: B pictures, S side of the input in pixels, m side of the feature map, 
 
 import copy
 import json
-import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -42,15 +40,12 @@ from vivo.detectors.adapting import (
     weights_sha256,
     write_detector,
 )
+from vivo.detectors.backbone import LITE0, map_of, normalised, open_backbone, squares, untrained
 from vivo.detectors.base import CONFIG_FILE, Detector
 from vivo.detectors.pictures import to_rgb
 from vivo.detectors.tagger import TaggedDetector, Tagger
-from vivo.detectors.weight_files import fill, read_weights
+from vivo.detectors.weight_files import fill
 from vivo.errors import UserError
-
-LITE0 = "tf_efficientnet_lite0"
-HEAD_NAMES = ("classifier.", "head.", "fc.", "head_dist.")
-"""Where timm's models keep the classifier, which the grid has no use for."""
 
 
 @dataclass(frozen=True)
@@ -142,21 +137,12 @@ class GridDetector:
         ]
 
     def _map(self, pixels: Tensor) -> Tensor:
-        """uint8 RGB [B, 3, S, S] -> float32 [B, F, m, m], whatever the backbone calls its output."""
-        out = self._network.forward_features(self._inputs(pixels)).float()
-        if out.ndim == 3:  # a vision transformer's tokens
-            out = out[:, getattr(self._network, "num_prefix_tokens", 0) :].transpose(1, 2)
-            side = math.isqrt(out.shape[2])
-            return out.unflatten(2, (side, out.shape[2] // side))
-        return out if out.shape[1] == self.feature_size else out.permute(0, 3, 1, 2)
+        """uint8 RGB [B, 3, S, S] -> float32 [B, F, m, m]."""
+        return map_of(self._network, self._inputs(pixels)).float()
 
     def _inputs(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [B, 3, S, S] -> what the network sees, channels last."""
-        inputs = pixels.to(self._device, memory_format=torch.channels_last).float()
-        # By whole rows [S * 3]: subtracting [3, 1, 1] from pixels that lie channels-last takes PyTorch twice the time.
-        side = inputs.shape[-1]
-        rows = inputs.permute(0, 2, 3, 1).view(len(inputs), side, -1)
-        rows.sub_(self._mean.repeat(side)).div_(self._std.repeat(side))
+        inputs = normalised(pixels.to(self._device), self._mean, self._std)
         return inputs.to(self._dtype, memory_format=torch.channels_last)
 
     def _check_scales(self) -> None:
@@ -201,7 +187,7 @@ class GridDetector:
         """From a folder that `save_pretrained` wrote."""
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         settings = GridSettings(**config["settings"])
-        network = _untrained(settings.backbone)
+        network = untrained(settings.backbone)
         try:
             fill(network, load_file(folder / WEIGHTS_FILE), str(folder))
         except (OSError, SafetensorError) as error:
@@ -220,24 +206,7 @@ class GridDetector:
     @classmethod
     def _with_weights(cls, settings: GridSettings, weights: str, sha256: str) -> "GridDetector":
         parse_scales(settings.scales)  # before the weights are loaded
-        if settings.backbone == LITE0 and not weights:
-            network = _untrained(LITE0)
-            lite0.copy_weights(network, lite0.package_weights())
-            return cls(settings, network, [127.0] * 3, [128.0] * 3)
-        if not weights:
-            raise UserError(
-                f"grid: no weights for {settings.backbone}: add weights=FILE.safetensors, or weights=hub to download"
-                " timm's (docs/detectors.md)"
-            )
-        network = _untrained(settings.backbone, pretrained=weights == "hub")
-        if weights != "hub":
-            tensors = read_weights(weights, sha256)
-            body = {name: t for name, t in tensors.items() if not name.startswith(HEAD_NAMES)}
-            own = set(network.state_dict())
-            body |= {name: t for name, t in tensors.items() if name in own}  # a head's norm may belong to the body
-            fill(network, body, str(weights))
-        pixels = timm.data.resolve_data_config({}, model=network)
-        return cls(settings, network, [255 * m for m in pixels["mean"]], [255 * s for s in pixels["std"]])
+        return cls(settings, *open_backbone(settings.backbone, weights, sha256))
 
 
 def parse_scales(text: str) -> list[tuple[int, int]]:
@@ -257,30 +226,3 @@ def cell_boxes(side: int, cells: int) -> np.ndarray:
     ends = [-(-(i + 1) * side // cells) for i in range(cells)]
     boxes = [(starts[x], starts[y], ends[x], ends[y]) for y in range(cells) for x in range(cells)]
     return np.array(boxes, np.float32) / side
-
-
-def squares(pictures: Sequence[Image.Image], size: int, pool: Executor | None = None) -> Tensor:
-    """RGB pictures -> uint8 [B, 3, S, S]; squashed, not cropped: nothing is lost at the edges."""
-
-    def squashed(picture: Image.Image) -> np.ndarray:
-        if picture.size != (size, size):
-            # reducing_gap: big photographs are first shrunk by an integer factor, several times faster
-            picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        return np.asarray(picture)
-
-    arrays = list(pool.map(squashed, pictures) if pool else map(squashed, pictures))
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-
-
-def _untrained(backbone: str, pretrained: bool = False) -> nn.Module:
-    """timm's model without classifier; with `pretrained` its weights are downloaded (safetensors)."""
-    if not timm.is_model(backbone):
-        raise UserError(f"grid: timm {timm.__version__} has no model {backbone!r}; timm.list_models() names them")
-    try:
-        try:
-            return timm.create_model(backbone, pretrained=pretrained, num_classes=0, dynamic_img_size=True).eval()
-        except TypeError:  # only vision transformers have to be told that sizes differ
-            return timm.create_model(backbone, pretrained=pretrained, num_classes=0).eval()
-    except Exception as error:  # whatever hub, network and cache raise
-        reason = str(error).splitlines()[0]
-        raise UserError(f"grid: {backbone} cannot be made ({reason}); bring the weights by weights=FILE") from None

@@ -22,6 +22,10 @@ class Goals:
     other_picture: float = 0.25
 
 
+RECURRENT = ("finetune/show_and_tell_world.yaml", "finetune/show_and_tell_world_joint.yaml", "eval/show_and_tell.yaml")
+"""Configurations of Show and Tell: frozen encoder, joint training, evaluation."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Image-tag pairs, captioned pictures and evaluation pictures, each with its regions, and the configurations.
@@ -40,6 +44,8 @@ class Benchmark:
         goals: see `Goals`.
         attribution: whose pictures these are, for the page. notice: what has to stand beside trained weights.
         pretrain, finetune: overrides of the training configurations.
+        caption_pictures: folder of the picture files of `caption_examples`, for Show and Tell; None: it has no row.
+        recurrent: overrides of its two trainings (`RECURRENT`), frozen and joint.
     """
 
     title: str
@@ -61,6 +67,8 @@ class Benchmark:
     notice: str = ""
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
+    caption_pictures: Path | None = None
+    recurrent: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def evaluation_set(self) -> tuple[list[CaptionExample], list[WorldClass]]:
         """The evaluation pictures with references and domains, and the classes: for scoring alone."""
@@ -69,3 +77,7 @@ class Benchmark:
     def evaluation_ids(self) -> list[str]:
         """Ids of the evaluation pictures, from a file without captions where there is one (`read_pictures`)."""
         return [example.image_id for example in read_pictures(self.evaluation_references)]
+
+    def evaluation_files(self) -> dict[str, Path]:
+        """The file of each evaluation picture, by id; as `evaluation_ids`."""
+        return {e.image_id: self.pictures / e.file_name for e in read_pictures(self.evaluation_references)}

@@ -31,6 +31,13 @@ _FREE = {"out", "tracking", "validation_pictures", "workers", "engine"}
 def inputs_of(bench: Benchmark) -> dict[str, Any]:
     """All that decides the results but the seeds: resolved configurations, tags, contents of files and stores."""
     run = Path("run")
+    recurrent = {}
+    if bench.caption_pictures:
+        for number, name in enumerate(("show_and_tell_frozen", "show_and_tell")):
+            config = stages.recurrent_config(bench, number, run / "rows" / "x" / "seed0" / name, "random", 0)
+            recurrent[name] = {
+                group: dataclasses.asdict(getattr(config, group)) for group in ("show_and_tell", "optim")
+            }
     files = [bench.evaluation_references, bench.classes, *bench.records]
     return {
         "vivo": __version__,
@@ -41,6 +48,7 @@ def inputs_of(bench: Benchmark) -> dict[str, Any]:
         "decode": dataclasses.asdict(load_eval_config(configs_dir() / bench.configs[2]).decode),
         "evaluation_regions": _content(bench.evaluation_regions),
         "files": {path.name: _content(path) for path in files},
+        **recurrent,
     }
 
 

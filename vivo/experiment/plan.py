@@ -28,6 +28,7 @@ class Row:
 
     model: whose captions; "" for the untrained template. tags: "" as in training, or "none".
     shuffled: regions and tags of another picture (does the model look at the picture?).
+    stage: the training whose model captions; Show and Tell has "frozen" before "finetune".
     """
 
     name: str
@@ -35,14 +36,19 @@ class Row:
     model: str
     tags: str = ""
     shuffled: bool = False
+    stage: str = "finetune"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Models to train and rows to score."""
+    """Models to train and rows to score.
+
+    recurrent: names of Show and Tell models (vivo/show_and_tell), which have nothing of a `ModelPlan`.
+    """
 
     models: list[ModelPlan] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    recurrent: list[str] = field(default_factory=list)
 
 
 # Image-sentence pairs in pre-training: the captioned pictures of fine-tuning (a benchmark has no others), read as
@@ -81,6 +87,11 @@ _ABLATION_ROWS = [
     Row("no_hungarian", "VIVO without matching (paper's Table 6)", "no_hungarian"),
     Row("vocab_boxed", "VIVO on tags of boxed classes only (paper's Table 5)", "vocab_boxed"),
 ]
+SHOW_AND_TELL = "Show_and_Tell"
+_RECURRENT_ROWS = [
+    Row("Show and Tell", "the CNN + LSTM captioner of 2016, encoder fine-tuned too", SHOW_AND_TELL),
+    Row("Show and Tell, frozen encoder", "the same before its encoder is fine-tuned", SHOW_AND_TELL, stage="frozen"),
+]
 _COPY = Row("copy", "control: a template filled with the tags, untrained", "")
 
 
@@ -105,7 +116,13 @@ def world_plan(all_rows: bool) -> Plan:
     if not all_rows:
         return Plan([NONE, VIVO], _MAIN_ROWS)
     models = [NONE, VIVO, *ABLATIONS]
-    return Plan(models, _MAIN_ROWS + _ABLATION_ROWS + control_rows(models))
+    rows = _MAIN_ROWS + _RECURRENT_ROWS + _ABLATION_ROWS + control_rows(models)
+    return Plan(models, rows, [SHOW_AND_TELL])
+
+
+def show_and_tell_plan() -> Plan:
+    """No pre-training, VIVO and Show and Tell: the rows of its own claims (vivo/experiment/recurrent_claims.py)."""
+    return Plan([NONE, VIVO], _MAIN_ROWS + _RECURRENT_ROWS, [SHOW_AND_TELL])
 
 
 def photograph_plan() -> Plan:

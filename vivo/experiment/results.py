@@ -140,6 +140,15 @@ def claims(rows: Sequence[RowScores], scorer: SplitScorer, goals: Goals) -> list
                 f"F1 {f1:.3f} -> {other:.3f}",
             )
         )
+    if "Show and Tell" in means:
+        said = means["Show and Tell"]["out"]["F1"].value
+        found.append(
+            (
+                "Show and Tell, which learns from captions alone, names no novel object: F1 at most a tenth of VIVO's",
+                said <= 0.1 * f1,
+                f"F1 {said:.3f} against {f1:.3f}",
+            )
+        )
     if "no_hungarian" in means:
         gap = compare_systems(scorer, by_name["vivo"].scores, by_name["no_hungarian"].scores)
         c, f = gap["overall"]["CIDEr"], gap["out"]["F1"]
@@ -264,13 +273,17 @@ def _gallery(
 def _curves(out: Path, plan: Plan, seeds: Sequence[int]) -> list[Curve]:
     """Loss curves of all trainings."""
     curves = []
-    for model in plan.models:
+    for name in [*(model.name for model in plan.models), *plan.recurrent]:
         for seed in seeds:
-            for stage, label in (("pretrain", "pre-training"), ("finetune", "fine-tuning")):
-                path = out / "rows" / model.name / f"seed{seed}" / stage / "metrics.jsonl"
+            for stage, label in (
+                ("pretrain", "pre-training"),
+                ("frozen", "fine-tuning, frozen encoder"),
+                ("finetune", "fine-tuning"),
+            ):
+                path = out / "rows" / name / f"seed{seed}" / stage / "metrics.jsonl"
                 records = [r for r in read_records(path) if "loss" in r]
                 if records:
-                    curves.append(Curve(model.name, [r["step"] for r in records], [r["loss"] for r in records], label))
+                    curves.append(Curve(name, [r["step"] for r in records], [r["loss"] for r in records], label))
     return curves
 
 

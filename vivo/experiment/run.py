@@ -39,7 +39,12 @@ def run_comparison(
         ]
         run_tasks(first, jobs, clock)
     captionings = [(row, seed) for seed in range(seeds) for row in plan.rows]
-    run_tasks([(f"train {m.name}/{s}", stages.train_model, (out, bench, m, s)) for m, s in trainings], jobs, clock)
+    tasks = [(f"train {m.name}/{s}", stages.train_model, (out, bench, m, s)) for m, s in trainings]
+    if plan.recurrent:  # all seeds read one store of the encoder's outputs, which one of them makes
+        clock.run("encoder outputs", lambda: stages.make_encoder_outputs(bench, out))
+    for name in plan.recurrent:
+        tasks += [(f"train {name}/{seed}", stages.train_recurrent, (out, bench, name, seed)) for seed in range(seeds)]
+    run_tasks(tasks, jobs, clock)
     run_tasks([(f"caption {r.name}/{s}", stages.caption_row, (out, bench, r, s)) for r, s in captionings], jobs, clock)
     examples, classes = bench.evaluation_set()  # evaluation captions are opened here, when all is captioned
     scorer = SplitScorer(examples, classes)

@@ -77,6 +77,8 @@ def _read(run: Path) -> Trained | LeftOut:
         has = "captions without a training of their own (a control)" if predictions else "pre-training alone"
         return LeftOut(str(run), has)
     finetune = read_config(tuned / "config.yaml")
+    if finetune.get("objective") == "show_and_tell":
+        return LeftOut(str(run), "Show and Tell, no row of the paper's tables")
     stages = {"finetune": tuned}
     pretrain = None
     if finetune.get("init") not in TEXT_WEIGHTS:

@@ -7,17 +7,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vivo.captioners import captioner_class
 from vivo.config import TrainConfig, configs_dir, load_config, load_eval_config
 from vivo.data.predictions import write_predictions
 from vivo.data.regions import RegionStore
 from vivo.durations import parse_duration
-from vivo.experiment.benchmark import Benchmark
+from vivo.experiment.benchmark import RECURRENT, Benchmark
 from vivo.experiment.plan import VIVO, ModelPlan, Row
 from vivo.files import atomic_write_json, atomic_write_text
 from vivo.randomness import epoch_permutation
 from vivo.self_tagging import open_tag_source
+from vivo.show_and_tell.tasks import make_outputs
 from vivo.split_prediction import predict_split
-from vivo.training.runs import finetune, pretrain
+from vivo.training.runs import finetune, pretrain, show_and_tell
 
 console = Console(stderr=True)
 NOTICE = "ATTRIBUTION.txt"
@@ -85,6 +87,47 @@ def train_model(out: Path, bench: Benchmark, plan: ModelPlan, seed: int) -> Path
         finetune(finetune_config(bench, plan, run, start, seed, self_tagger(out, bench, seed)))
     _leave_notice(model, bench.notice)
     return model
+
+
+def train_recurrent(out: Path, bench: Benchmark, name: str, seed: int) -> Path:
+    """Train Show and Tell with a frozen encoder, then all of it; returns the folder of the captioning model."""
+    start, model = "random", Path()
+    for number, stage in enumerate(("frozen", "finetune")):
+        run = out / "rows" / name / f"seed{seed}" / stage
+        model = run / "model"
+        if not model.is_dir():
+            show_and_tell(recurrent_config(bench, number, run, start, seed))
+        _leave_notice(model, bench.notice)
+        start = str(model)
+    return model
+
+
+def make_encoder_outputs(bench: Benchmark, out: Path) -> None:
+    """OUT/encoder_outputs: what the frozen encoder of Show and Tell says of the captioned pictures."""
+    config = recurrent_config(bench, 0, out / "rows" / "any" / "seed0" / "frozen", "random", 0)
+    make_outputs(config)
+
+
+def recurrent_config(bench: Benchmark, stage: int, run: Path, start: str, seed: int) -> TrainConfig:
+    """The configuration of one training of Show and Tell (0: frozen encoder, 1: joint), from `start`.
+
+    The outputs of the frozen encoder are one store for all seeds, beside the rows.
+    """
+    outputs = run.parents[3] / "encoder_outputs"
+    validation = ["data.validation_regions=", "data.validation_references=", "tracking.validate_every="]
+    if bench.validation_references.is_file():
+        validation = [f"data.validation_references={bench.validation_references}", f"data.validation_regions={outputs}"]
+    return _config(
+        RECURRENT[stage],
+        f"out={run}",
+        f"init={start}",
+        f"seed={seed}",
+        f"data.pictures={bench.caption_pictures}",
+        f"data.regions={outputs}",
+        f"data.examples={bench.caption_examples}",
+        *validation,
+        *bench.recurrent[stage],
+    )
 
 
 def _leave_notice(model: Path, notice: str) -> None:
@@ -159,7 +202,10 @@ def caption_row(out: Path, bench: Benchmark, row: Row, seed: int) -> dict[str, s
     if not row.model:
         return _template_captions(bench, image_ids, path, self_tagger(out, bench, seed))
     shown = _derangement(image_ids, seed) if row.shuffled else None
-    model = out / "rows" / row.model / f"seed{seed}" / "finetune" / "model"
+    model = out / "rows" / row.model / f"seed{seed}" / row.stage / "model"
+    if captioner_class(model).reads_pixels:
+        decode = load_eval_config(configs_dir() / RECURRENT[2]).decode
+        return predict_split(model, bench.evaluation_files(), image_ids, "none", decode, path, shown)
     decode = load_eval_config(configs_dir() / bench.configs[2]).decode
     tags = row.tags or bench.tags
     return predict_split(model, bench.evaluation_regions, image_ids, tags, decode, path, shown, bench.tag_file)

@@ -3,7 +3,8 @@
 A statistic maps resamples to values: it takes weights [R, N] (how often each of N pictures counts in
 each of R resamples) and returns [R]. Two systems are judged on the same resampled pictures. With
 several seeds, a system's value on a resample is the mean over its seeds of the seed's value there;
-seeds are not resampled, so intervals speak of the pictures, not of the training.
+seeds are not resampled, so intervals speak of the pictures, not of the training
+(`paired_bootstrap_of_seeds` resamples both).
 
 Intervals are "basic" (Davison and Hinkley 1997, section 5.2): the quantiles of the resampled values, mirrored at the
 value itself. For means that is next to the plain percentile interval; macro F1 is lower on resamples than on the
@@ -121,6 +122,43 @@ def paired_bootstrap(
     once = np.ones((1, stat_a.pictures), dtype=np.int64)
     differences = np.concatenate([stat_a(w) - stat_b(w) for w in _resamples(stat_a.pictures, n, seed)])
     return _interval(float(stat_a(once)[0] - stat_b(once)[0]), differences, confidence)
+
+
+def paired_bootstrap_of_seeds(
+    seeds_a: Sequence[Statistic], seeds_b: Sequence[Statistic], n: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> Interval:
+    """A minus B, means over seeds, with an interval that speaks of pictures and of training: both are resampled.
+
+    Of S seeds S - 1 are drawn with replacement, independently of the pictures: the variance of such a mean is s^2 / S,
+    which the mean of S seeds has (Rao and Wu 1988). S drawn ones would have (S - 1) / S of it. It remains a guess from
+    few seeds.
+
+    Args:
+        seeds_a, seeds_b: one statistic a seed, at least two of each system, over the same pictures.
+        n, seed, confidence: as in `paired_bootstrap`.
+    """
+    if min(len(seeds_a), len(seeds_b)) < 2:
+        raise ValueError("two seeds at least of each system: one says nothing of how seeds differ")
+    pictures = seeds_a[0].pictures
+    if any(stat.pictures != pictures for stat in (*seeds_a, *seeds_b)):
+        raise ValueError("a paired comparison needs the same pictures")
+    drawing = np.random.default_rng([seed, 1])  # not the generator of the pictures: their resamples stay as they are
+    differences = np.concatenate(
+        [
+            _mean_of_drawn(seeds_a, weights, drawing) - _mean_of_drawn(seeds_b, weights, drawing)
+            for weights in _resamples(pictures, n, seed)
+        ]
+    )
+    once = np.ones((1, pictures), dtype=np.int64)
+    value = np.mean([stat(once)[0] for stat in seeds_a]) - np.mean([stat(once)[0] for stat in seeds_b])
+    return _interval(float(value), differences, confidence)
+
+
+def _mean_of_drawn(seeds: Sequence[Statistic], weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """float64 [R]: of S statistics [R] each the mean of S - 1 that are drawn for each resample."""
+    values = np.stack([stat(weights) for stat in seeds])
+    drawn = generator.integers(len(seeds), size=(len(seeds) - 1, len(weights)))
+    return np.take_along_axis(values, drawn, axis=0).mean(axis=0)
 
 
 def bootstrap(stat: Statistic, n: int = 1000, seed: int = 0, confidence: float = 0.95) -> Interval:

@@ -6,7 +6,16 @@ from functools import partial
 import numpy as np
 
 from vivo.metrics.bleu import bleu_of_sums
-from vivo.metrics.bootstrap import Interval, MacroF1, MeanScore, Statistic, SumScore, bootstrap, paired_bootstrap
+from vivo.metrics.bootstrap import (
+    Interval,
+    MacroF1,
+    MeanScore,
+    Statistic,
+    SumScore,
+    bootstrap,
+    paired_bootstrap,
+    paired_bootstrap_of_seeds,
+)
 from vivo.metrics.f1 import class_groups
 from vivo.metrics.meteor import score_sums
 from vivo.metrics.ngrams import ORDERS
@@ -36,6 +45,36 @@ def compare_systems(
             if metric in theirs[part]
         }
         for part, row in _statistics(scorer, a).items()
+    }
+
+
+def compare_systems_and_seeds(
+    scorer: SplitScorer, a: Sequence[Scores], b: Sequence[Scores], n: int = 1000, seed: int = 0
+) -> Table:
+    """As `compare_systems`, with intervals that also speak of how seeds differ: two seeds at least of each system."""
+    of_a, of_b = ([_statistics(scorer, [one]) for one in seeds] for seeds in (a, b))
+    everywhere = (*of_a, *of_b)
+    return {
+        part: {
+            metric: paired_bootstrap_of_seeds(
+                [one[part][metric] for one in of_a], [one[part][metric] for one in of_b], n, seed
+            )
+            for metric in row
+            if all(metric in one[part] for one in everywhere)
+        }
+        for part, row in of_a[0].items()
+    }
+
+
+def mean_table(seeds: Sequence[Scores]) -> dict[str, dict[str, float]]:
+    """part -> metric -> mean over seeds, of the metrics that all have."""
+    return {
+        part: {
+            metric: float(np.mean([s.table[part][metric] for s in seeds]))
+            for metric in row
+            if all(metric in s.table[part] for s in seeds)
+        }
+        for part, row in seeds[0].table.items()
     }
 
 

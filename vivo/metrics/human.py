@@ -96,25 +96,25 @@ def human_record(examples: Sequence[CaptionExample], meteor: Meteor | None = Non
     return {"references": [min(counts), max(counts)], "captions_sha256": captions_sha256(examples), **tables}
 
 
-def kept_human_record(examples: Sequence[CaptionExample]) -> dict[str, Any]:
-    """`human_record` without METEOR, computed once for the same captions and domains (some seconds) and kept in
+def kept_human_record(examples: Sequence[CaptionExample], meteor: Meteor | None = None) -> dict[str, Any]:
+    """`human_record`, computed once for the same captions and domains (some seconds; minutes with METEOR) and kept in
     `vivo.files.cache_folder`.
 
     Raises:
-        UserError: see `human_scores`.
+        UserError, JavaScoreError: see `human_scores`.
     """
     sha256 = captions_sha256(examples)
     try:
-        path = cache_folder("human") / f"{sha256[:32]}-{VERSION}.json"
+        path = cache_folder("human") / f"{sha256[:32]}-{VERSION}{'-meteor' if meteor else ''}.json"
     except UserError:  # nowhere to keep it
-        return human_record(examples)
+        return human_record(examples, meteor)
     try:
         record = json.loads(path.read_bytes())
         if record["captions_sha256"] == sha256:
             return record
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or not as it was written
-    record = human_record(examples)
+    record = human_record(examples, meteor)
     atomic_write_json(path, record)
     return record
 

@@ -43,6 +43,7 @@ DEFINITIONS = {
     "METEOR": "METEOR 1.5 times 100, of the pictures' statistics together",
     "ROUGE_L": "ROUGE-L (F, beta 1.2, best reference) times 100, mean over pictures",
     "BLEU-n": "times 100, of the pictures' n-gram counts together, closest reference length",
+    "F1": "of named objects, 0 to 1, mean over classes, over all pictures: in base, out novel, overall all classes",
     "tokens": "PTB, lower case, without punctuation, as pycocoevalcap",
 }
 """What the numbers of a table are; the same as pycocoevalcap's."""

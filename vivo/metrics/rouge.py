@@ -12,7 +12,8 @@ import numpy as np
 
 BETA = 1.2
 _BITS = 63
-_CHUNK = 20_000  # pairs at a time: bounds the memory
+_CHUNK = 20_000  # pairs at a time, and tokens of their longer ones with padding: bound memory and work
+_AREA = 1_000_000
 
 
 def rouge_l(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -70,8 +71,12 @@ def longest_common(tokens: Sequence[list[int]], ours: np.ndarray, theirs: np.nda
     bits, steps = np.where(swap, theirs, ours), np.where(swap, ours, theirs)
     order = np.lexsort((lengths[bits], lengths[steps]))
     order = order[~long[order]]
-    for begin in range(0, len(order), _CHUNK):
+    begin = 0
+    while begin < len(order):
         pairs = order[begin : begin + _CHUNK]
+        while len(pairs) > 1 and len(pairs) * lengths[steps[pairs[-1]]] > _AREA:
+            pairs = pairs[: len(pairs) // 2]
+        begin += len(pairs)
         found[pairs] = _by_bits(_padded(tokens, bits[pairs], -1), _padded(tokens, steps[pairs], -2))
     return found
 

@@ -1,6 +1,8 @@
 """Two sets of captions side by side, with what their differences show; `eval/compare.py --html` writes it.
 
-    write_comparison(Path("out/compare.html"), ("a.json", "b.json"), captions, scorer, (a, b), differences, examples)
+    write_comparison(
+        Path("out/compare.html"), ("a.json", "b.json"), captions, scorer, (a, b), tables, differences, examples
+    )
 
 The page itself is that of an evaluation (`vivo.report.evaluation_page`) with two captions a picture, ordered by the
 difference of their CIDEr.
@@ -21,6 +23,7 @@ from vivo.report.pictures import ShownRow, find_files, images_beside, make_pictu
 from vivo.report.pictures_page import PART_NAMES, Tile, render_pictures_page
 from vivo.report.records import EvaluatedPicture
 
+Scored = Mapping[str, Mapping[str, float]]
 ROLES = {"A": "ours", "B": "baseline"}
 VERDICTS = {"ours": "A is better", "worse": "B is better", "noise": "within noise"}
 F1_NAMES = {
@@ -49,6 +52,7 @@ class TableRow:
     difference: str
     interval: str
     role: str
+    human: str
 
 
 def write_comparison(
@@ -57,20 +61,24 @@ def write_comparison(
     captions: tuple[Mapping[str, str], Mapping[str, str]],
     scorer: SplitScorer,
     scores: tuple[Scores, Scores],
+    tables: tuple[Scored, Scored],
     differences: Mapping[str, Mapping[str, Interval]],
     examples: Sequence[CaptionExample],
     pictures: Path | None = None,
     notes: Sequence[str] = (),
     provenance: Mapping[str, str] | None = None,
+    human: Scored | None = None,
 ) -> None:
     """Write the page, whole or not at all, and small copies of the pictures into the folder beside it.
 
     Args:
         names: what A and B are, such as their files. captions, scores: of A and B.
+        tables: part -> metric -> score of A and B, for the table; means where they have several seeds.
         differences: A minus B, of `vivo.metrics.comparison.compare_systems`.
         examples: the pictures that `scorer` has the references of, in its order.
         pictures: folder of the picture files; None: a page without pixels.
         notes: what must be known beside the table. provenance: the footer, beside the names.
+        human: part -> metric -> the reference captions' own score.
 
     Raises:
         UserError: none of the pictures is there, one cannot be read, or `path` cannot be written.
@@ -99,10 +107,11 @@ def write_comparison(
         [],
         {"A": names[0], "B": names[1], **(provenance or {})},
         tiles=make_tiles(shown),
-        sentences=make_sentences(scores, differences),
+        sentences=make_sentences(tables, differences),
         verdicts=VERDICTS,
-        table=make_table(scores, differences),
+        table=make_table(tables, differences, human or {}),
         charts=make_charts(differences),
+        with_human=bool(human),
         notes=[plain_text(note) for note in notes],
         novel_known=bool(classes),
     )
@@ -155,7 +164,7 @@ def make_tiles(pictures: Sequence[EvaluatedPicture]) -> list[Tile]:
 
 
 def make_sentences(
-    scores: tuple[Scores, Scores], differences: Mapping[str, Mapping[str, Interval]]
+    tables: tuple[Scored, Scored], differences: Mapping[str, Mapping[str, Interval]]
 ) -> list[tuple[str, str]]:
     """(what the difference of CIDEr is and says, its role) of each domain, overall first."""
     found = []
@@ -163,7 +172,7 @@ def make_sentences(
         if "CIDEr" not in differences[part]:
             continue
         change = differences[part]["CIDEr"]
-        a, b = (score.table[part]["CIDEr"] for score in scores)
+        a, b = (table[part]["CIDEr"] for table in tables)
         text = (
             f"CIDEr {PART_NAMES[part]}: A {a:.1f}, B {b:.1f}, difference {_signed(change.value)} "
             f"[{_minus(change.low)}, {_minus(change.high)}]"
@@ -174,14 +183,16 @@ def make_sentences(
     return found
 
 
-def make_table(scores: tuple[Scores, Scores], differences: Mapping[str, Mapping[str, Interval]]) -> list[TableRow]:
+def make_table(
+    tables: tuple[Scored, Scored], differences: Mapping[str, Mapping[str, Interval]], human: Scored
+) -> list[TableRow]:
     """Everything that was compared; F1 of objects, which is over all pictures, at the end."""
     rows, of_objects = [], []
     for part, metrics in differences.items():
         for metric, change in metrics.items():
             is_f1 = metric.startswith("F1")
             digits = 3 if is_f1 else 1
-            a, b = (f"{score.table[part][metric]:.{digits}f}" for score in scores)
+            a, b = (f"{table[part][metric]:.{digits}f}" for table in tables)
             name = F1_NAMES.get((part, metric), metric) if is_f1 else metric.replace("_", "-")
             (of_objects if is_f1 else rows).append(
                 TableRow(
@@ -192,6 +203,7 @@ def make_table(scores: tuple[Scores, Scores], differences: Mapping[str, Mapping[
                     _signed(change.value, digits),
                     f"{_minus(change.low, digits)} … {_minus(change.high, digits)}",
                     role_of(change),
+                    f"{human[part][metric]:.{digits}f}" if metric in human.get(part, {}) else "",
                 )
             )
     return rows + of_objects

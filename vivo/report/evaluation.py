@@ -10,6 +10,7 @@ otherwise they are made.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from vivo.data.partition import with_partition
 from vivo.data.predictions import constraints_path, read_header, read_predictions
 from vivo.data.types import CaptionExample
 from vivo.errors import UserError
-from vivo.metrics.bootstrap import MacroF1, MeanScore, bootstrap
+from vivo.metrics.bleu import CorpusBleu, bleu_of_sums
+from vivo.metrics.bootstrap import MacroF1, MeanScore, SumScore, bootstrap
 from vivo.metrics.f1 import class_groups
+from vivo.metrics.human import kept_human_record
+from vivo.metrics.ngrams import ORDERS
 from vivo.metrics.nocaps import F1_PLACES, PARTS, check_same_pictures, domains_note, score_predictions
 from vivo.metrics.tokenizer import ptb_tokenize_all
 from vivo.metrics.word_forms import ClassFinder
@@ -111,6 +115,8 @@ def read_evaluation(
         sizes = {part: row.get("pictures", 0) for part, row in made.table.items()}
         note = domains_note(sizes, str(partition or ""))
         stored = StoredScores(made.table, made.per_picture(), made.per_class, [note] if note else [])
+        if all(len(example.captions) > 1 for example in examples):
+            stored.human = human_means(kept_human_record(examples))
     finder = ClassFinder(known)
     found = Evaluation(
         examples,
@@ -178,12 +184,17 @@ def read_scores(path: Path, captions: Mapping[str, str]) -> StoredScores:
         _object(content, "per_class"),
         [about["domains"]] if isinstance(about.get("domains"), str) else [],
         {str(metric): str(why) for metric, why in _object(about, "missing").items()},
-        {
-            part: finite({metric: value[0] for metric, value in row.items() if isinstance(value, list) and value})
-            for part, row in _object(human, "mean").items()
-            if isinstance(row, dict)
-        },
+        human_means(human),
     )
+
+
+def human_means(record: Mapping[str, Any]) -> Table:
+    """part -> metric -> score of a `vivo.metrics.human.human_record`, as far as it is one."""
+    return {
+        part: finite({metric: value[0] for metric, value in row.items() if isinstance(value, list) and value})
+        for part, row in _object(record, "mean").items()
+        if isinstance(row, dict)
+    }
 
 
 def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -219,7 +230,7 @@ def read_traces(path: Path, captions: Mapping[str, str]) -> dict[str, dict[str, 
 
 
 def make_intervals(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float]]]:
-    """95 % bootstrap intervals over pictures of all means of per-picture scores, and of F1."""
+    """95 % bootstrap intervals over pictures of all means of per-picture scores, of BLEU, and of F1."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
     metrics = list(dict.fromkeys(name for row in evaluation.per_picture.values() for name in row))
     for part, row in evaluation.table.items():
@@ -232,6 +243,14 @@ def make_intervals(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, f
             if abs(scores[members].mean() - row[metric]) < 1e-6:
                 _, low, high = bootstrap(MeanScore(scores[members]), RESAMPLES)
                 found.setdefault(part, {})[metric] = (low, high)
+    counts = CorpusBleu(evaluation.reference_tokens).counts(evaluation.tokens)
+    for part, row in evaluation.table.items():
+        members = evaluation.members(part)
+        for n in range(ORDERS):
+            if f"BLEU-{n + 1}" in row and len(members):
+                statistic = SumScore(counts[members], partial(_bleu, order=n))
+                _, low, high = bootstrap(statistic, RESAMPLES)
+                found.setdefault(part, {})[f"BLEU-{n + 1}"] = (low, high)
     for group, of_group in class_groups(evaluation.classes).items() if evaluation.classes else ():
         part, metric = F1_PLACES[group]
         if metric in evaluation.table.get(part, {}) and evaluation.truth[:, of_group].any():
@@ -239,6 +258,11 @@ def make_intervals(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, f
             _, low, high = bootstrap(statistic, RESAMPLES)
             found.setdefault(part, {})[metric] = (low, high)
     return found
+
+
+def _bleu(sums: np.ndarray, order: int) -> np.ndarray:
+    """BLEU-(order + 1) times 100."""
+    return 100 * bleu_of_sums(sums)[..., order]
 
 
 def worst_first(evaluation: Evaluation) -> list[str]:

@@ -2,7 +2,7 @@
 
     checkpoints/step_00000200/
         model.safetensors config.json tokenizer.json ...   transformers' convention
-        optimizer.safetensors                               "<parameter>/<state>" of AdamW
+        optimizer.safetensors                               "<parameter>/<state>" of AdamW or SGD
         averages.safetensors                                of the weights, where `optim.ema` is above 0
         state.json                                          {"step": updates done, "run": what must not change,
                                                              "files": {name: {"bytes", "sha256"}}, ...,
@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 from vivo.data.region_format import sha256_of
 from vivo.errors import UserError
 from vivo.training.averages import Averages
+from vivo.training.optim import states_of
 
 _NAME = re.compile(r"step_(\d{8})")
 STATE = "state.json"
@@ -236,13 +237,17 @@ def load_checkpoint(
         for name, value in own.items():
             value.copy_(_like(weights[name], value))
     tensors = load_file(path / "optimizer.safetensors")
+    kinds = states_of(optimizer)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            if f"{name}/step" not in tensors:
-                raise UserError(f"{path}: {name} was not trained there; model.freeze_* must stay as they were")
+        if parameter.requires_grad and kinds:
+            if any(f"{name}/{kind}" not in tensors for kind in kinds):
+                raise UserError(
+                    f"{path}: {name} was not trained there by this optimizer; model.freeze_* and optim.optimizer must "
+                    "stay as they were"
+                )
             optimizer.state[parameter] = {
                 kind: tensors[f"{name}/{kind}"] if kind == "step" else _like(tensors[f"{name}/{kind}"], parameter)
-                for kind in ("step", "exp_avg", "exp_avg_sq")
+                for kind in kinds
             }
     if averages:
         if not (path / "averages.safetensors").is_file():
@@ -274,13 +279,15 @@ def whole_copy(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrai
 
 
 def _like(value: Tensor, own: Tensor) -> Tensor:
-    """`value` on the device of `own`, and sharded as it is."""
-    value = value.to(own.device)
-    return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+    """`value` on the device of `own`, sharded as it is, and in its memory format: a fused optimizer goes through
+    weight, gradient and state in the order in which they lie (those of a channels-last encoder got mixed up)."""
+    if isinstance(own, DTensor):
+        return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return torch.empty_like(own, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by parameter name. All parameters have one after the first update."""
+    """The optimizer's state by parameter name. All parameters have one after the first update."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{kind}": value

@@ -15,12 +15,14 @@ PROGRAMS = {
     "both": "pretrain/train.py",
     "captions": "finetune/train.py",
     "scst": "finetune/train_scst.py",
+    "show_and_tell": "finetune/train_show_and_tell.py",
 }
 # program -> the functions of vivo/training/runs.py that train and replay
 _STAGES = {
     "pretrain/train.py": ("pretrain", "replay_pretrain"),
     "finetune/train.py": ("finetune", "replay_finetune"),
     "finetune/train_scst.py": ("self_critical", "replay_finetune"),
+    "finetune/train_show_and_tell.py": ("show_and_tell", "replay_finetune"),
 }
 
 

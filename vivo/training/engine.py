@@ -105,7 +105,7 @@ def _run(
     start = begun.step if begun else 0
 
     if config.engine.activation_checkpointing:
-        model.vivo.activation_checkpointing = True
+        model.checkpoint_activations()
     if config.engine.compile:
         model.compile(dynamic=True)
     optimizer = build_optimizer(model, config.optim)

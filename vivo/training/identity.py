@@ -21,7 +21,9 @@ from vivo.data.datasets import CaptionPictures, TagPictures
 from vivo.data.mixed import MixedPictures
 from vivo.data.region_format import sha256_of
 from vivo.errors import UserError
+from vivo.model_config import VivoConfig
 from vivo.self_tagging import VOCABULARY
+from vivo.show_and_tell.model_config import ShowAndTellConfig
 from vivo.training.tasks import tagger_of
 
 _DATA = (
@@ -34,18 +36,33 @@ _DATA = (
     "region_dropout",
     "captions_per_picture",
 )
-# Of the model's own configuration: what does not show in the shapes of its weights.
-_MODEL = (
-    "num_attention_heads",
-    "region_layer_norm",
-    "standardise_regions",
-    "tag_segment",
-    "tag_slots",
-    "tag_position_offset",
-    "max_regions",
-    "max_tag_tokens",
-    "max_caption_tokens",
-)
+# Of the model's own configuration, by its type: what does not show in the shapes of its weights.
+_MODEL = {
+    VivoConfig.model_type: (
+        "num_attention_heads",
+        "region_layer_norm",
+        "standardise_regions",
+        "tag_segment",
+        "tag_slots",
+        "tag_position_offset",
+        "max_regions",
+        "max_tag_tokens",
+        "max_caption_tokens",
+    ),
+    ShowAndTellConfig.model_type: (
+        "encoder",
+        "picture_size",
+        "picture_resize",
+        "pixel_mean",
+        "pixel_std",
+        "standardise_features",
+        "encoder_frozen",
+        "batch_norm",
+        "max_caption_tokens",
+    ),
+}
+# Of the training of a CNN + LSTM captioner.
+_SHOW_AND_TELL = ("augment", "batch_norm_momentum", "encoder_dropout", "scheduled_sampling", "scheduled_from")
 
 
 def identity(
@@ -74,7 +91,12 @@ def identity(
             {f"scst.{name}": value for name, value in asdict(config.scst).items()} if config.objective == "scst" else {}
         ),
         **_files(config),  # last: a hash instead of a path
-        **{f"model.{name}": getattr(model.config, name) for name in _MODEL},
+        **{f"model.{name}": getattr(model.config, name) for name in _MODEL[model.config.model_type]},
+        **(
+            {f"show_and_tell.{name}": getattr(config.show_and_tell, name) for name in _SHOW_AND_TELL}
+            if model.config.model_type == ShowAndTellConfig.model_type
+            else {}
+        ),
         "model.freeze_embeddings": config.model.freeze_embeddings,
         "model.freeze_head_bias": config.model.freeze_head_bias,
     }

@@ -32,6 +32,7 @@ def data_facts(config: TrainConfig) -> dict[str, dict[str, Any]]:
         "tag_vocabulary": data.vocabulary,
         "model_vocabulary": config.model.vocabulary,
         "tagger": data.tagger,
+        "encoder": config.show_and_tell.weights,
         "init": config.init,
     }
     facts = {name: _facts(Path(path)) for name, path in paths.items() if path}

@@ -93,7 +93,7 @@ def train(run: Training) -> None:
             run.tracker.say(f"{reason}; ended after update {step} of {schedule.steps}")
             return
         for group in run.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(step)
+            group["lr"] = schedule.learning_rate(step) * group["scale"]
         seed_step(run.config.seed, step, accelerator.process_index)
         with accelerator.autocast():
             prepared = [run.prepare(plain, next(run.batches), step) for _ in range(run.micro_batches)]

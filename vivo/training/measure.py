@@ -7,7 +7,7 @@ of a step that is logged, and takes the figures once a record.
 import math
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor
 
 from vivo.data.collate import Batch
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
+from vivo.show_and_tell.flops import RecurrentWork
+from vivo.show_and_tell.modeling import ShowAndTell
 from vivo.training.flops import ModelSize, Work, peak_flops, work_of
 
 GIB = 2.0**30
@@ -32,9 +34,8 @@ class Meter:
         peak, peak_source: FLOPs/s of this process's device, and where the figure comes from.
     """
 
-    def __init__(self, model: VivoForTagPretraining | VivoForCaptioning, accelerator: Accelerator):
-        trained = model.vivo.embeddings.word.weight.requires_grad
-        self._size = ModelSize.of(model.config, trained)
+    def __init__(self, model: VivoForTagPretraining | VivoForCaptioning | ShowAndTell, accelerator: Accelerator):
+        self._count = counter_of(model)
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._accelerator = accelerator
         self.peak, self.peak_source = peak_flops(accelerator.device, accelerator.mixed_precision != "no")
@@ -43,7 +44,7 @@ class Meter:
 
     def saw(self, batch: Batch) -> Batch:
         """Count a micro-batch that is trained on; returns it as it is."""
-        self._work += work_of(self._size, batch)
+        self._work += self._count(batch)
         return batch
 
     @contextmanager
@@ -84,6 +85,14 @@ class Meter:
             found["update_norm"] = moved / length if length else 0.0
         self._work, self._update = Work(0.0, 0), None
         return found
+
+
+def counter_of(model: VivoForTagPretraining | VivoForCaptioning | ShowAndTell) -> Callable[[Batch], Work]:
+    """What counts the work of a model's batches."""
+    if isinstance(model, ShowAndTell):
+        return RecurrentWork(model)
+    size = ModelSize.of(model.config, model.vivo.embeddings.word.weight.requires_grad)
+    return lambda batch: work_of(size, batch)
 
 
 def norm_of(tensors: Sequence[Tensor] | Sequence[nn.Parameter]) -> float:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vivo.config import TrainConfig
-from vivo.data.collate import Batch
+from vivo.data.collate import Batch, picture_rows
 from vivo.errors import UserError
 from vivo.training.checkpoint import cause_of, gathered
 
@@ -71,8 +71,8 @@ def stop_before_update(
 
 
 def pictures_not_finite(batch: Batch) -> list[str]:
-    """Ids of the pictures of a batch whose region features are not finite (each row of a batch is one picture)."""
-    finite = torch.isfinite(batch["region_features"]).flatten(1).all(dim=1)
+    """Ids of the pictures of a batch whose features are not finite (each row of a batch is one picture)."""
+    finite = torch.isfinite(picture_rows(batch)).flatten(1).all(dim=1)
     return [i for i, fine in zip(batch["image_ids"], finite.tolist(), strict=True) if not fine]
 
 
@@ -93,9 +93,17 @@ def load_batch(path: Path) -> Batch:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({cause_of(error)})") from error
     ids = read_json(path.with_suffix(".json"), ("image_ids",))["image_ids"]
-    if "region_features" not in tensors or not isinstance(ids, list) or len(ids) != len(tensors["region_features"]):
+    if not isinstance(ids, list) or len(ids) != _pictures_in(tensors):
         raise UserError(f"{path}: holds no batch of the pictures that {path.with_suffix('.json').name} names")
     return tensors | {"image_ids": [str(i) for i in ids]}
+
+
+def _pictures_in(tensors: Batch) -> int:
+    """Rows of the pictures among the tensors of a file; -1 where it has none."""
+    try:
+        return len(picture_rows(tensors))
+    except StopIteration:
+        return -1
 
 
 def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from vivo.data.vocabulary import read_pieces
 from vivo.durations import parse_duration
 from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning
+from vivo.show_and_tell.model_config import ShowAndTellConfig
 from vivo.training.schedule import Schedule
 from vivo.weights import bert_folder, read_configuration
 
@@ -118,9 +119,12 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
     """The plan of `config` on `gpus` processes.
 
     Raises:
-        UserError: the global batch does not divide by the processes, or a process's part by the micro-batch.
+        UserError: the global batch does not divide by the processes, or a process's part by the micro-batch; another
+            captioner than VIVO's.
     """
     optim = config.optim
+    if config.objective == "show_and_tell" or _type_of(config.init) == ShowAndTellConfig.model_type:
+        raise UserError("--estimate and --dry-run know VIVO's model alone; Show and Tell has --print-config")
     if optim.batch_size % gpus:
         raise UserError(f"optim.batch_size: {optim.batch_size} does not divide by {gpus} processes")
     per_process = optim.batch_size // gpus
@@ -134,6 +138,12 @@ def plan_of(config: TrainConfig, gpus: int = 1) -> Plan:
     if shape.width % shape.heads:
         raise UserError(f"model.heads: {shape.heads} does not divide model.hidden_size, {shape.width}")
     return Plan(config, gpus, shape, per_process, micro, tuple(notes))
+
+
+def _type_of(init: str) -> str:
+    """The model type of the folder `init`, "" where it is none."""
+    path = Path(init) / "config.json"
+    return read_configuration(path).get("model_type", "") if path.is_file() else ""
 
 
 def _lines(path: Path) -> int | None:
@@ -158,6 +168,11 @@ def _shape(config: TrainConfig, notes: list[str]) -> Shape:
     if path is not None and path.is_file():
         found = read_configuration(path)
         of_model = found.get("model_type") == VivoConfig.model_type
+        if not of_model and "num_hidden_layers" not in found:
+            raise UserError(
+                f"{path}: says no num_hidden_layers, so it is not that of a BERT; copy the checkpoint again"
+            )
+        found = VivoConfig().to_dict() | found  # what it leaves out is as in BERT-base, when it is trained from too
         depth = found["num_hidden_layers"]
         layers = depth if of_model else min(model.layers or depth, depth)
         width, heads, inner = found["hidden_size"], found["num_attention_heads"], found["intermediate_size"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vivo.captioners import load_captioner
 from vivo.errors import UserError
 from vivo.modeling import VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
 from vivo.training.gradients import Loss
@@ -18,7 +19,7 @@ from vivo.weights import load_model
 def replay(
     folder: Path,
     objective: str,
-    model_class: type[VivoForTagPretraining | VivoForCaptioning | VivoForPretraining],
+    model_class: type[VivoForTagPretraining | VivoForCaptioning | VivoForPretraining] | None,
     loss_of: Loss,
     say: Callable[[str], None] = print,
 ) -> bool:
@@ -29,7 +30,7 @@ def replay(
 
     Args:
         folder: what `vivo.training.nonfinite` left.
-        objective, loss_of: of the run.
+        objective, loss_of: of the run. model_class: of its model; None: a captioner, of whichever kind lies there.
 
     Returns:
         Whether anything was not finite.
@@ -48,7 +49,8 @@ def replay(
         )
     if type(state["step"]) is not int or type(state["seed"]) is not int:
         raise UserError(f"{folder / 'state.json'}: is damaged (step {state['step']!r}, seed {state['seed']!r})")
-    model = load_model(model_class, folder / "model").train()
+    weights = folder / "model"
+    model = (load_model(model_class, weights) if model_class else load_captioner(weights)).train()
     say(f"step {state['step']}: loss was {state['loss']}, gradient norm {state['gradient_norm']}")
     broken = False
     for file in files:

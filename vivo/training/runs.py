@@ -1,7 +1,8 @@
-"""The training programs, assembled: `pretrain` (tags, image-sentence pairs or both), `finetune` (captions), and
-`self_critical` (sampled captions by their reward).
+"""The training programs, assembled: `pretrain` (tags, image-sentence pairs or both), `finetune` (captions),
+`show_and_tell` (captions, by the CNN + LSTM captioner) and `self_critical` (sampled captions by their reward, of
+either).
 
-pretrain/train.py, finetune/train.py and finetune/train_scst.py parse a configuration and call these.
+pretrain/train.py, finetune/train.py, train_show_and_tell.py and train_scst.py parse a configuration and call these.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
+from vivo.captioners import captioner_class
 from vivo.config import TrainConfig
 from vivo.data.collate import Limits
 from vivo.data.regions import RegionStore
@@ -21,6 +23,8 @@ from vivo.errors import UserError
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForPretraining, VivoForTagPretraining
 from vivo.oscar import is_oscar
 from vivo.self_tagging import SelfTagger, save_tag_vocabulary
+from vivo.show_and_tell import tasks as recurrent
+from vivo.show_and_tell.modeling import ShowAndTell
 from vivo.training.engine import run_training
 from vivo.training.replay import replay
 from vivo.training.runtime import seed_start
@@ -96,7 +100,26 @@ def self_critical(config: TrainConfig, from_anything: bool = False) -> Path:
     stage = read_configuration(path).get("training_stage", "") if path.is_file() else ""
     if stage != "captions" and not from_anything:
         raise UserError(f"init {config.init}: no fine-tuned captioner; give the model folder of finetune/train.py")
+    if captioner_class(config.init) is ShowAndTell:
+        return _train_recurrent(config, recurrent.sampled_task)
     return _train_captioner(config, scst_task)
+
+
+def show_and_tell(config: TrainConfig) -> Path:
+    """Training of the CNN + LSTM captioner, either phase. Returns the folder of the trained model."""
+    return _train_recurrent(config, recurrent.sentence_task)
+
+
+def _train_recurrent(config: TrainConfig, task_of: Callable[..., Task]) -> Path:
+    """Train a Show and Tell model on captioned pictures what `task_of` says."""
+    examples = recurrent.training_examples(config)
+    tokenizer, model = recurrent.starting_model(config, [caption for e in examples for caption in e.captions])
+    data = recurrent.captioned_pictures(config, examples, model)
+
+    def validation(accelerator: Accelerator) -> CaptionValidation | None:
+        return recurrent.validation_of(config, tokenizer, model, accelerator)
+
+    return run_training(config, tokenizer, model, task_of(config, data, tokenizer, model), lambda _: None, validation)
 
 
 def _train_captioner(config: TrainConfig, task_of: Callable[..., Task]) -> Path:
@@ -122,8 +145,8 @@ def replay_pretrain(config: TrainConfig, folder: Path) -> bool:
 
 
 def replay_finetune(config: TrainConfig, folder: Path) -> bool:
-    """A stopped update of fine-tuning, run again; see `vivo.training.replay`."""
-    return replay(folder, config.objective, VivoForCaptioning, loss_of(config))
+    """A stopped update of fine-tuning of any captioner, run again; see `vivo.training.replay`."""
+    return replay(folder, config.objective, None, loss_of(config))
 
 
 def starting_model(

@@ -12,8 +12,10 @@ from vivo.errors import UserError
 class Schedule:
     """A run's durations as updates; 0 = only at the end (warm-up: none).
 
-    `steps`: all updates. `lr`: the peak, reached after `warmup` updates; `shape`: its fall from there.
-    `drop_worst_from`: the first update (from 0) whose caption loss leaves out its worst tokens.
+    `steps`: all updates. `lr`: the peak, reached after `warmup` updates; `shape`: its fall from there, with "stairs"
+    times `decay_factor` after each `decay_every` updates of the whole run.
+    `drop_worst_from`: the first update (from 0) whose caption loss leaves out its worst tokens. `scheduled_from`: see
+    `scheduled_share`.
     """
 
     steps: int
@@ -24,6 +26,9 @@ class Schedule:
     validate_every: int = 0
     save_every: int = 0
     drop_worst_from: int = 0
+    decay_every: int = 0
+    decay_factor: float = 1.0
+    scheduled_from: int = 0
 
     @classmethod
     def of(cls, config: TrainConfig, examples: int) -> "Schedule":
@@ -53,6 +58,9 @@ class Schedule:
             updates(tracking.validate_every),
             updates(tracking.save_every),
             updates(config.loss.drop_worst_from),
+            updates(optim.decay_every),
+            optim.decay_factor,
+            updates(config.show_and_tell.scheduled_from),
         )
 
     def learning_rate(self, step: int) -> float:
@@ -64,7 +72,15 @@ class Schedule:
             return self.lr * (1.0 - done)
         if self.shape == "cosine":
             return self.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+        if self.shape == "stairs":
+            return self.lr * self.decay_factor ** (step // self.decay_every)
         return self.lr
+
+    def scheduled_share(self, step: int, most: float) -> float:
+        """Scheduled sampling's share of drawn words in update `step`: 0 until `scheduled_from`, then on a line up to
+        `most` in the last update."""
+        begun = step - self.scheduled_from
+        return most * begun / max(1, self.steps - 1 - self.scheduled_from) if begun > 0 else 0.0
 
     def due(self, every: int, done: int) -> bool:
         """Whether something of period `every` is to happen after `done` updates; always after the last one."""

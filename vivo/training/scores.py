@@ -1,6 +1,6 @@
 """Scores of a run's final model, kept with the run: a record of its own kind in metrics.jsonl, and W&B's summary.
 
-    {"step": 150, "scored": {"weights_sha256", "decode", "tags", "references", "pictures"},
+    {"step": 150, "scored": {"weights_sha256", "decode", "tags", "references", "pictures", "domains"},
      "score/overall/CIDEr": ..., "score/in/CIDEr": ..., ...}
 
 The record says whose scores these are: `step` is the run's last update, `weights_sha256` the model's. The last record
@@ -47,15 +47,18 @@ def check_scored(run: Path, predictions: Path) -> dict[str, Any]:
     return header
 
 
-def record_scores(run: Path, header: Mapping[str, Any], references: str, table: Table) -> str:
+def record_scores(run: Path, header: Mapping[str, Any], references: str, table: Table, domains: str = "") -> str:
     """Keep `table` (part -> metric -> score) with the run in `run`; returns a line that says where.
 
     Args:
         header: of the captions, from `check_scored`. references: what they were compared with, for people.
+        domains: what scores by domain do and do not compare with.
     """
     stored = StoredRun.of(run)
     scored = {name: header[name] for name in ("weights_sha256", "decode", "tags") if name in header}
     scored |= {"references": references, "pictures": table["overall"]["pictures"]}
+    if domains:
+        scored["domains"] = domains
     found = {
         f"score/{part}/{metric}": value
         for part, metrics in table.items()

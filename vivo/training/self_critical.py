@@ -17,13 +17,14 @@ Dropout: samples are of the model as it will be used, without any. For the gradi
 configurations of this stage have `model.dropout: 0`; with more, the log's `off_policy` says how far the two are apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from vivo.captioning import CaptioningModel
 from vivo.data.caption_text import dense_text, text_keys
 from vivo.data.collate import Batch, to_device
 from vivo.data.text import decode_caption
@@ -32,9 +33,17 @@ from vivo.decoding.search import Hypothesis, greedy_search
 from vivo.errors import UserError
 from vivo.losses import self_critical_loss
 from vivo.metrics.reward import CaptionReward
-from vivo.modeling import VivoForCaptioning
-from vivo.prediction import CachedStep
 from vivo.training.checkpoint import is_sharded
+
+Supervised = Callable[[Sequence[Sequence[Sequence[int]]], PreTrainedTokenizerFast], Batch]
+"""Text keys of a batch from captions [picture][caption][token], [CLS] first: every token behind it is a target, in
+this order."""
+
+
+def dense_captions(rows: Sequence[Sequence[Sequence[int]]], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """`Supervised` as VIVO has it: a [MASK] for each token (vivo/data/caption_text.py)."""
+    texts = [[dense_text(tokens, tokenizer.mask_token_id) for tokens in row] for row in rows]
+    return text_keys(texts, tokenizer.pad_token_id)
 
 
 def others_baseline(rewards: np.ndarray) -> np.ndarray:
@@ -48,15 +57,21 @@ class SelfCritical:
     Args:
         reward: its pictures are `image_ids`, in that order.
         baseline: "others" or "greedy".
+        supervised: how the captioner's batches have captions.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, reward: CaptionReward, image_ids: Sequence[str], baseline: str
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        reward: CaptionReward,
+        image_ids: Sequence[str],
+        baseline: str,
+        supervised: Supervised = dense_captions,
     ) -> None:
-        self.tokenizer, self.reward, self.baseline = tokenizer, reward, baseline
+        self.tokenizer, self.reward, self.baseline, self.supervised = tokenizer, reward, baseline, supervised
         self._place = {image_id: place for place, image_id in enumerate(image_ids)}
 
-    def __call__(self, model: VivoForCaptioning, batch: Batch, step: int) -> Batch:
+    def __call__(self, model: CaptioningModel, batch: Batch, step: int) -> Batch:
         """Sample and score (the step has no part in it: all randomness is in the batch).
 
         Raises:
@@ -79,19 +94,18 @@ class SelfCritical:
         )
 
     @torch.no_grad()
-    def decode(self, model: VivoForCaptioning, batch: Batch) -> tuple[list[list[Hypothesis]], list[Hypothesis]]:
+    def decode(self, model: CaptioningModel, batch: Batch) -> tuple[list[list[Hypothesis]], list[Hypothesis]]:
         """Samples of each picture by the batch's random numbers, and with baseline "greedy" its greedy caption."""
         config, draws, training = model.config, batch["draws"], model.training
         model.eval()
         try:
-            nothing = torch.empty(0, dtype=torch.int64, device=draws.device)
-            context = model.encode_context(batch, wanted=nothing)
+            context = model.encode_pictures(batch)
             ends = (config.cls_token_id, config.sep_token_id)
             pictures, count, most = draws.shape
-            samples = sample(CachedStep(model, context, count * (most + 1)), draws, *ends)
+            samples = sample(model.step(context, count * (most + 1)), draws, *ends)
             greedy = []
             if self.baseline == "greedy":
-                step = CachedStep(model, context, most + 1)
+                step = model.step(context, most + 1)
                 greedy = greedy_search(step, pictures, *ends, most, device=draws.device)
         finally:
             model.train(training)
@@ -99,16 +113,16 @@ class SelfCritical:
 
     def text(self, samples: list[list[Hypothesis]], rewards: Tensor, baselines: Tensor) -> Batch:
         """Text keys of a batch, and those of the module's docstring, from samples with rewards [B, n]."""
-        cls, sep, mask = (getattr(self.tokenizer, f"{name}_token_id") for name in ("cls", "sep", "mask"))
-        texts = [[dense_text([cls, *s.tokens, *[sep] * s.ended], mask) for s in row] for row in samples]
-        lengths = torch.tensor([len(text.targets) for row in texts for text in row])
+        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        rows = [[[cls, *s.tokens, *[sep] * s.ended] for s in row] for row in samples]
+        lengths = torch.tensor([len(tokens) - 1 for row in rows for tokens in row])
         log_p = [p for row in samples for s in row for p in s.token_log_probabilities]
         by_picture = {
             "words": [[len(s.tokens) for s in row] for row in samples],
             "ended": [[s.ended for s in row] for row in samples],
             "distinct": [[len({tuple(s.tokens) for s in row}) / len(row)] for row in samples],
         }
-        return text_keys(texts, self.tokenizer.pad_token_id) | {
+        return self.supervised(rows, self.tokenizer) | {
             "advantages": (rewards - baselines).flatten().repeat_interleave(lengths).float(),
             "sampled_log_p": torch.tensor(log_p, dtype=torch.float32),
             "rewards": rewards.float(),

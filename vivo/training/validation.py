@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
+from vivo.captioning import CaptioningModel
 from vivo.config import DecodeConfig, TrainConfig
 from vivo.data.nocaps import read_nocaps
 from vivo.data.regions import RegionStore
@@ -17,7 +18,6 @@ from vivo.data.text import decode_caption
 from vivo.data.types import CaptionExample
 from vivo.decoding.search import Hypothesis
 from vivo.metrics.cider import cider_d
-from vivo.modeling import VivoForCaptioning
 from vivo.prediction import decode_pictures
 from vivo.self_tagging import open_tag_source
 from vivo.training import tables
@@ -66,7 +66,7 @@ class CaptionValidation:
         table = TableWriter(Path(config.out), store, files, data.validation_pictures)
         return cls(store, examples, source, accelerator, tokenizer, DecodeConfig(), table)
 
-    def __call__(self, model: VivoForCaptioning, step: int) -> dict[str, float | str]:
+    def __call__(self, model: CaptioningModel, step: int) -> dict[str, float | str]:
         """One record for metrics.jsonl; the first captions are printed."""
         references = {e.image_id: e.captions for e in self.examples}
         ids = list(references)
@@ -90,7 +90,7 @@ class CaptionValidation:
         record: dict[str, float | str] = {f"validation_{name}": value for name, value in numbers.items()}
         return record | {"validation_alarms": "; ".join(alarms(numbers, len(ids)))}
 
-    def _captions(self, model: VivoForCaptioning, ids: Sequence[str], shown: Sequence[str]) -> dict[str, Hypothesis]:
+    def _captions(self, model: CaptioningModel, ids: Sequence[str], shown: Sequence[str]) -> dict[str, Hypothesis]:
         """The best hypothesis of each picture from the regions and tags of `shown`, computed by all processes."""
         mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         with self.accelerator.autocast(), torch.no_grad():

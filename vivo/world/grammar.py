@@ -32,7 +32,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "table": ("on a wooden table", "on the table", "on a table"),
     "curtain": ("in front of a curtain", "by a curtain", "before a curtain"),
 }
-_RELATION_WORDS: dict[str, tuple[str, ...]] = {
+RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "left of": ("to the left of", "left of"),
     "right of": ("to the right of", "right of"),
     "above": ("above", "over"),
@@ -141,7 +141,7 @@ def _join(scene: Scene, spoken: list[tuple[int, Unit]], phrases: list[str], rng:
         first, second = spoken[0][0], spoken[1][0]
         kinds = [r.kind for r in scene.relations if (r.subject, r.object) == (first, second)]
         if kinds:
-            words = _usual(_RELATION_WORDS[kinds[int(rng.integers(len(kinds)))]], rng)
+            words = _usual(RELATION_WORDS[kinds[int(rng.integers(len(kinds)))]], rng)
             tied = f"{phrases[0]} {words} {phrases[1]}"
             if len(phrases) == 2:
                 return tied

@@ -25,6 +25,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from vivo.world.formats import (
     FOLDERS,
     Picture,
     boxes_of,
+    coco_id,
     file_name,
     write_classes,
     write_coco,
@@ -50,7 +52,14 @@ from vivo.world.plan import SPLITS, Task, WorldConfig, plan
 from vivo.world.scenes import Scene, compose_scene, render
 from vivo.world.tags import absent_tags, tags
 
-__all__ = ["GENERATOR_VERSION", "WorldConfig", "label_evaluation_pictures", "world_is_written", "write_world"]
+__all__ = [
+    "GENERATOR_VERSION",
+    "WorldConfig",
+    "label_evaluation_pictures",
+    "scenes_of",
+    "world_is_written",
+    "write_world",
+]
 
 GENERATOR_VERSION = 1  # raise it when the same seed gives other bytes
 JPEG_QUALITY = 90
@@ -109,17 +118,41 @@ def label_evaluation_pictures(world: str | Path, out: str | Path | None = None) 
     Raises:
         UserError: no world there, one of another version of the generator, or a folder that cannot be written.
     """
-    facts = _read_facts(world)
-    if facts.get("generator_version") != GENERATOR_VERSION:
-        raise UserError(f"{world}: no world of this version of the generator; make it anew")
-    values = {key: facts[key] for key in WorldConfig().identity()}
-    config = WorldConfig(**values | {"held_out_pairs": tuple(map(tuple, values["held_out_pairs"]))})
+    config = config_of(world)
     pictures = [_labelled(config, task) for task in plan(config) if task.split == "nocaps"]
     target = writable_folder(Path(world) / "nocaps" if out is None else out)
     with tempfile.TemporaryDirectory(prefix=".labels-", dir=target) as folder:
         write_evaluation_labels(Path(folder), pictures)
         for name in _LABELS:
             os.replace(Path(folder) / name, target / name)
+
+
+def config_of(world: str | Path) -> WorldConfig:
+    """The configuration of the world in a folder.
+
+    Raises:
+        UserError: no world there, or one of another version of the generator.
+    """
+    facts = _read_facts(world)
+    if facts.get("generator_version") != GENERATOR_VERSION:
+        raise UserError(f"{world}: no world of this version of the generator; make it anew")
+    values = {key: facts[key] for key in WorldConfig().identity()}
+    return WorldConfig(**values | {"held_out_pairs": tuple(map(tuple, values["held_out_pairs"]))})
+
+
+def scenes_of(world: str | Path, split: str) -> dict[str, Scene]:
+    """What each picture of a split shows, by the id that its annotations have; composed again, nothing is painted.
+
+    Args:
+        world: the folder that `write_world` left. split: "coco_train", "coco_val" or "nocaps".
+
+    Raises:
+        UserError: see `config_of`.
+    """
+    config = config_of(world)
+    number = (lambda index: index) if split == "nocaps" else partial(coco_id, split)
+    tasks = [task for task in plan(config) if task.split == split]
+    return {str(number(task.index)): _scene(config, task)[0] for task in tasks}
 
 
 def world_is_written(out: str | Path, config: WorldConfig) -> bool:

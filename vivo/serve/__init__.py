@@ -1,0 +1,1 @@
+"""The caption service: `vivo serve` (docs/service.md). Needs the extra [serve]."""
