@@ -1,6 +1,7 @@
 # Each target sets up what it needs; a second call does not set up again.
 #
 #   make demo     the whole job on embedded data: pictures in, a nocaps-style table out
+#   make serve    the demo's captioner as a service with a page, on this machine alone; calibrates it first (docs/service.md)
 #   make photographs CAPTIONS=captions.json PHOTOGRAPHS=folder
 #                 a novel-object benchmark of photographs and VIVO on it, into runs/flickr (docs/photographs.md)
 #   make test     all tests
@@ -13,7 +14,7 @@
 #
 # Another interpreter: make setup PYTHON=/path/to/python3.12
 
-.PHONY: setup demo photographs test lint sweeps lock clean
+.PHONY: setup demo serve photographs test lint sweeps lock clean
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -55,6 +56,14 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(VENV)/bin/vivo demo --out runs/demo
+
+# Calibration takes pictures of another world than the demo's, neither of training nor of its evaluation.
+SERVE ?= --no-key
+serve: $(READY)
+	@test -f runs/demo/vivo/config.json || { echo "error: runs/demo/vivo is not there: make demo first" >&2; exit 2; }
+	test -d runs/calibration || $(VENV)/bin/vivo world --seed 7 --open-images 8 --coco 8 --coco-val 8 --nocaps 2400 --out runs/calibration
+	test -f runs/demo/vivo/calibration.json || $(VENV)/bin/python eval/calibrate.py --checkpoint runs/demo/vivo --captions runs/calibration/nocaps/nocaps_val_captions.json --pictures runs/calibration/nocaps/images --classes runs/calibration/classes.json --boxes runs/calibration/nocaps/validation-annotations-bbox.csv --out runs/reliability
+	$(VENV)/bin/vivo serve --checkpoint runs/demo/vivo $(SERVE)
 
 # Each step goes on where it was stopped; another choice of words wants another OUT.
 OUT ?= runs/flickr
