@@ -59,11 +59,13 @@ demo: $(READY)
 
 # Calibration takes pictures of another world than the demo's, neither of training nor of its evaluation.
 SERVE ?= --no-key
+CAPTIONER ?= runs/demo/vivo
+CALIBRATION ?= runs/calibration
 serve: $(READY)
-	@test -f runs/demo/vivo/config.json || { echo "error: runs/demo/vivo is not there: make demo first" >&2; exit 2; }
-	test -d runs/calibration || $(VENV)/bin/vivo world --seed 7 --open-images 8 --coco 8 --coco-val 8 --nocaps 2400 --out runs/calibration
-	test -f runs/demo/vivo/calibration.json || $(VENV)/bin/python eval/calibrate.py --checkpoint runs/demo/vivo --captions runs/calibration/nocaps/nocaps_val_captions.json --pictures runs/calibration/nocaps/images --classes runs/calibration/classes.json --boxes runs/calibration/nocaps/validation-annotations-bbox.csv --out runs/reliability
-	$(VENV)/bin/vivo serve --checkpoint runs/demo/vivo $(SERVE)
+	@test -f $(CAPTIONER)/config.json || { echo "error: $(CAPTIONER) is not there: make demo first" >&2; exit 2; }
+	test -f $(CAPTIONER)/calibration.json -o -d $(CALIBRATION) || $(VENV)/bin/vivo world --seed 7 --open-images 8 --coco 8 --coco-val 8 --nocaps 2400 --out $(CALIBRATION)
+	test -f $(CAPTIONER)/calibration.json || $(VENV)/bin/python eval/calibrate.py --checkpoint $(CAPTIONER) --captions $(CALIBRATION)/nocaps/nocaps_val_captions.json --pictures $(CALIBRATION)/nocaps/images --classes $(CALIBRATION)/classes.json --boxes $(CALIBRATION)/nocaps/validation-annotations-bbox.csv
+	exec $(VENV)/bin/vivo serve --checkpoint $(CAPTIONER) $(SERVE)
 
 # Each step goes on where it was stopped; another choice of words wants another OUT.
 OUT ?= runs/flickr
