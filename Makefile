@@ -1,6 +1,7 @@
 # Each target sets up what it needs; a second call does not set up again.
 #
 #   make demo     the whole job on embedded data: pictures in, a nocaps-style table out
+#   make serve    the demo's captioner as a service with a page, on this machine alone; calibrates it first (docs/service.md)
 #   make photographs CAPTIONS=captions.json PHOTOGRAPHS=folder
 #                 a novel-object benchmark of photographs and VIVO on it, into runs/flickr (docs/photographs.md)
 #   make test     all tests
@@ -15,7 +16,7 @@
 #
 # Another interpreter: make setup PYTHON=/path/to/python3.12
 
-.PHONY: setup demo photographs test lint bench-gpu sweeps lock clean
+.PHONY: setup demo serve photographs test lint bench bench-gpu sweeps lock clean
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -57,6 +58,16 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(VENV)/bin/vivo demo --out runs/demo
+
+# Calibration takes pictures of another world than the demo's, neither of training nor of its evaluation.
+SERVE ?= --no-key
+CAPTIONER ?= runs/demo/vivo
+CALIBRATION ?= runs/calibration
+serve: $(READY)
+	@test -f $(CAPTIONER)/config.json || { echo "error: $(CAPTIONER) is not there: make demo first" >&2; exit 2; }
+	test -f $(CAPTIONER)/calibration.json -o -d $(CALIBRATION) || $(VENV)/bin/vivo world --seed 7 --open-images 8 --coco 8 --coco-val 8 --nocaps 2400 --out $(CALIBRATION)
+	test -f $(CAPTIONER)/calibration.json || $(VENV)/bin/python eval/calibrate.py --checkpoint $(CAPTIONER) --captions $(CALIBRATION)/nocaps/nocaps_val_captions.json --pictures $(CALIBRATION)/nocaps/images --classes $(CALIBRATION)/classes.json --boxes $(CALIBRATION)/nocaps/validation-annotations-bbox.csv
+	exec $(VENV)/bin/vivo serve --checkpoint $(CAPTIONER) $(SERVE)
 
 # Each step goes on where it was stopped; another choice of words wants another OUT.
 OUT ?= runs/flickr

@@ -4,11 +4,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from vivo.calibration import FACTS, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -159,7 +164,10 @@ def test_every_readme_command_runs(demo: Path, tmp_path: Path):
     assert commands[0] == "make demo"
     assert "vivo demo --out runs/demo" in run("make", "--dry-run", "demo").stdout
     tiny = {"train.py": " optim.duration=2steps optim.warmup=1step optim.batch_size=4"}
+    assert "make serve" in commands  # it runs until it is stopped: the next test
     for command in commands[1:]:
+        if command == "make serve":
+            continue
         command = command.replace(".venv/bin/python", sys.executable).replace(
             ".venv/bin/vivo", f"{sys.executable} -m vivo.cli"
         )
@@ -169,3 +177,29 @@ def test_every_readme_command_runs(demo: Path, tmp_path: Path):
     assert json.loads((tmp_path / "runs/world/eval/scores.json").read_text())["overall"]
     for code in blocks("python"):
         run(sys.executable, "-c", code, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_make_serve(demo: Path, tmp_path: Path):
+    """It calibrates once and serves; calibrating itself is tests/test_calibration.py's, so here it is done already."""
+    captioner, ready = tmp_path / "captioner", f"{sys.prefix}/setup.done"
+    shutil.copytree(demo / "vivo", captioner)
+    make = ["make", "-o", ready, f"VENV={sys.prefix}", f"CAPTIONER={captioner}", f"CALIBRATION={tmp_path / 'world'}"]
+    lines = run(*make, "--dry-run", "serve").stdout
+    assert f"eval/calibrate.py --checkpoint {captioner} --captions {tmp_path}/world/nocaps/nocaps_val" in lines
+    random = np.random.default_rng(0)
+    fit(random.normal(size=(60, len(FACTS))), random.random(60) < 0.5).save(captioner)
+    process = subprocess.Popen(
+        [*make, "serve", "SERVE=--no-key --port 0"], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        address = next((line for line in process.stdout if line.startswith("vivo serve: http://")), "nothing").split()[
+            -1
+        ]
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/api/service") as answer:
+            assert json.load(answer)["model"]["calibrated"] is True
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+    missing = run(*make[:-2], f"CAPTIONER={tmp_path / 'none'}", "serve", status=2)
+    assert f"error: {tmp_path / 'none'} is not there: make demo first" in missing.stderr

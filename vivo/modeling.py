@@ -22,11 +22,11 @@ the work of a training step. Both are exact.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -40,14 +40,16 @@ from transformers import (
 from vivo.caching import TextCache
 from vivo.captioning import CaptioningModel, Collate
 from vivo.decoding.search import Step
+from vivo.layers import Layer, MaskedTokenHead, Read, RegionProjection, TextEmbeddings
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing, Windows, context_places, true_places
-from vivo.whole_rows import WholeRows, additive
+from vivo.whole_rows import WholeRows
 
 if TYPE_CHECKING:
     from vivo.data.regions import RegionStore
 
 CAPTION_SEGMENT = 0
+CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 CONTEXT_KEYS = (
     "tag_ids",
     "tag_positions",
@@ -57,11 +59,6 @@ CONTEXT_KEYS = (
     "region_positions",
     "region_mask",
 )
-ALIGNED = 8
-"""A GPU's fast 16-bit matrix products want sizes that divide by it: BERT's 30,522 word pieces and 2,048 + 6 numbers of
-a region are padded with zeros to the next."""
-Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Keys and values [B, N, L, H] of some elements -> those that their queries read, [B, N, *, H]."""
 
 
 @dataclass
@@ -82,167 +79,6 @@ class Context:
         return Context(self.hidden[rows], [k[rows] for k in self.keys], [v[rows] for v in self.values], self.mask[rows])
 
 
-class TextEmbeddings(nn.Module):
-    """word + position + segment, layer norm, dropout; as in BERT."""
-
-    def __init__(self, config: VivoConfig):
-        super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, input_ids: Tensor, position_ids: Tensor, segment: int | Tensor) -> Tensor:
-        """int [...], int [...], one segment or int [...] -> [..., D]."""
-        summed = self.word(input_ids) + self.position(position_ids) + self.segment.weight[segment]
-        return self.dropout(self.norm(summed))
-
-
-class RegionProjection(nn.Module):
-    """[features ; x1/W y1/H x2/W y2/H w/W h/H] -> D: one linear map, dropout; layer norm by option.
-
-    The published code of the field differs in the layer norm; the paper does not mention it.
-    `mean` and `scale` (0 and 1 unless `set_statistics` was called) standardise each feature first: features
-    whose sizes differ by orders of magnitude are learned several times more slowly.
-    """
-
-    def __init__(self, config: VivoConfig):
-        super().__init__()
-        self.linear = nn.Linear(config.feature_size + 6, config.hidden_size)
-        self.standardised = config.standardise_regions
-        self.norm = (
-            nn.LayerNorm(config.hidden_size, eps=config.region_layer_norm_eps)
-            if config.region_layer_norm
-            else nn.Identity()
-        )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.register_buffer("mean", torch.zeros(config.feature_size))
-        self.register_buffer("scale", torch.ones(config.feature_size))
-
-    def set_statistics(self, features: Tensor) -> None:
-        """Take mean and scale of each feature from a sample [pictures' regions, F] of the training set."""
-        self.mean.copy_(features.mean(dim=0))
-        deviation = features.std(dim=0)
-        self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
-
-    def forward(self, features: Tensor, positions: Tensor) -> Tensor:
-        """[..., F], [..., 6] of any float dtype -> [..., D] in that of the weights (standardised in the positions')."""
-        if self.standardised:
-            features = features.to(positions.dtype)
-        # a feature that is rare in the sample can lie hundreds of deviations away
-        features = ((features - self.mean) * self.scale).clamp(-8.0, 8.0) if self.standardised else features
-        weight, kind = self.linear.weight, self.linear.weight.dtype
-        if features.is_cuda and torch.is_autocast_enabled("cuda"):
-            kind, empty = torch.get_autocast_dtype("cuda"), -weight.shape[1] % ALIGNED
-            parts = (
-                features.to(kind),
-                positions.to(kind),
-                positions.new_zeros(*positions.shape[:-1], empty, dtype=kind),
-            )
-            projected = F.linear(torch.cat(parts, dim=-1), F.pad(weight.to(kind), (0, empty)), self.linear.bias)
-        else:
-            projected = self.linear(torch.cat([features.to(positions.dtype), positions], dim=-1).to(kind))
-        return self.dropout(self.norm(projected))
-
-
-def _attention_kernel(x: Tensor) -> AbstractContextManager[None]:
-    """PyTorch's choice, except in training on CPU: the fused kernel's backward takes 3-4 times as long there as
-    plain matrix products (64 x 12 heads x 27 places, bfloat16, two cores: 55 ms against 14 ms)."""
-    if x.device.type == "cpu" and torch.is_grad_enabled():
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
-
-
-class Layer(nn.Module):
-    """One post-norm transformer layer; its queries may read keys and values that came before."""
-
-    def __init__(self, config: VivoConfig):
-        super().__init__()
-        width, eps = config.hidden_size, config.layer_norm_eps
-        self.heads = config.num_attention_heads
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=eps)
-        self.feed_forward_in = nn.Linear(width, config.intermediate_size)
-        self.feed_forward_out = nn.Linear(config.intermediate_size, width)
-        self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        x: Tensor,
-        packing: Packing,
-        mask: Tensor,
-        read: Read | None = None,
-        wanted: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One layer over the real elements of a batch.
-
-        Args:
-            x: [n, D], packed by `packing`. mask: bool [B, 1 or L, keys].
-            read: these elements' own keys and values -> all that they may read; None for their own.
-            wanted: int [K], places in [B * L] whose output is computed; None for all n.
-
-        Returns:
-            The new x, [n, D] or [K, D], and this call's own keys and values [B, N, L, H] (zero at padding).
-        """
-        width = x.shape[1]
-        if wanted is None:
-            q, k, v = self.qkv(x).split(width, dim=1)
-        else:
-            k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=1)
-        own = k, v = self._heads(packing.pad(k)), self._heads(packing.pad(v))
-        if wanted is not None:
-            x = x.index_select(0, packing.order(wanted))
-            if not x.shape[0]:
-                return x, own
-            q = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
-        q = self._heads(packing.pad(q, wanted))
-        if read is not None:
-            k, v = read(k, v)
-        with _attention_kernel(x):
-            attended = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask[:, None], dropout_p=self.attention_dropout if self.training else 0.0
-            )
-        attended = attended.transpose(1, 2).flatten(2)
-        attended = packing.pack(attended) if wanted is None else attended.flatten(0, 1).index_select(0, wanted)
-        x = self.attention_norm(x + self.dropout(self.attention_output(attended)))
-        inner = self.feed_forward_out(F.gelu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(x + self.dropout(inner)), own
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, N, L, H]."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-
-class MaskedTokenHead(nn.Module):
-    """dense, gelu, layer norm, then the word embeddings themselves as output weights, plus a bias.
-
-    With `tie_word_embeddings` False there are output weights of its own (`output`).
-    """
-
-    def __init__(self, config: VivoConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.output = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, False)
-
-    def forward(self, hidden: Tensor, word_embeddings: Tensor, pieces: Tensor | None = None) -> Tensor:
-        """[..., D], [V, D] -> logits [..., V], or [..., P] of `pieces`."""
-        weights, bias = word_embeddings if self.output is None else self.output.weight, self.bias
-        if pieces is not None:
-            weights, bias = weights[pieces], bias[pieces]
-        hidden, size = self.norm(F.gelu(self.dense(hidden))), len(bias)
-        if hidden.is_cuda and size % ALIGNED and torch.is_autocast_enabled("cuda"):
-            empty = -size % ALIGNED
-            weights = F.pad(weights.to(torch.get_autocast_dtype("cuda")), (0, 0, 0, empty))
-            return F.linear(hidden, weights, F.pad(bias, (0, empty)))[..., :size]
-        return F.linear(hidden, weights, bias)
-
-
 class VivoPreTrainedModel(PreTrainedModel):
     """save_pretrained / from_pretrained in the transformers convention (safetensors + JSON)."""
 
@@ -261,7 +97,8 @@ class VivoModel(VivoPreTrainedModel):
         self.regions = RegionProjection(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.activation_checkpointing = False  # recompute each layer in the backward pass
-        self.whole_rows: WholeRows | None = None  # how a GPU runs the layers in training; None: as everywhere
+        self.compiled = False  # see `compile_layers`
+        self.whole_rows: WholeRows | None = None  # how compiled layers run on windows
         self.post_init()
 
     def encode_context(
@@ -285,8 +122,8 @@ class VivoModel(VivoPreTrainedModel):
             wanted: int [K], places in the flattened [B * S] whose output is needed; None for all. With none
                 (K = 0) the context is there to be read by text.
             tag_words: bool [B, T], True for those with the segment of captions; None for none of them.
-            windows: of this batch: the layers run on windows instead of pictures. Needs `wanted`; keys and values
-                are then of windows, and no text can read them.
+            windows: of this batch: the layers run on windows instead of pictures. Needs `wanted`; no text can read
+                such a context.
 
         Returns:
             Context; rows of `hidden` are the T tags, then the R regions, or the K wanted ones.
@@ -309,23 +146,47 @@ class VivoModel(VivoPreTrainedModel):
             torch.cat([context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]),
         )
         mask = torch.cat([tag_mask, region_mask], dim=1)
-        if windows is not None and wanted is not None:
-            wanted = windows.places[packing.order(wanted)]
-            if self.whole_rows is not None and torch.is_autocast_enabled(x.device.type):
-                x = x.to(torch.get_autocast_dtype(x.device.type))
-            x, packing = windows.pack(x), Packing(*windows.rows.shape)
-            if self.whole_rows is not None:
-                x, keys, values = self._whole(x.view(*windows.rows.shape, -1), windows.mask(), wanted), [], []
-            else:
-                x, keys, values = self._layers(x, packing, windows.mask(), None, wanted)
-        else:
-            x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
+        x = self._narrowed(x)
+        if windows is None:
+            with self._kernel(x, self.compiled):
+                x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
+            return Context(x, keys, values, mask)
+        wanted = windows.places[packing.order(wanted)]
+        x, packing, seen, first = windows.pack(x), Packing(*windows.rows.shape), windows.mask(), 0
+        with self._kernel(x, True):
+            if self.whole_rows is not None and self.whole_rows.can_run(self.layers, x) and self._plain_training():
+                first = len(self.layers) - 1  # the last layer has few elements to compute
+                x = self.whole_rows(self.layers[:first], x.view(*windows.rows.shape, -1), seen).flatten(0, 1)
+            x, keys, values = self._layers(x, packing, seen, None, wanted, first)
         return Context(x, keys, values, mask)
 
-    def _whole(self, x: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        """[B, N, D] through all layers by `whole_rows`, with a mask [B, N, N] -> [K, D] at the places `wanted`."""
-        x = self.whole_rows(self.layers[:-1], x, additive(mask, x.dtype))
-        return self.layers[-1](x.flatten(0, 1), Packing(*x.shape[:2]), mask, None, wanted)[0]
+    def compile_layers(self, whole: bool, **options: Any) -> None:
+        """Compile each layer, with activations between layers in autocast's 16 bits, if there is autocast.
+
+        Args:
+            whole: windows go through `whole_rows`. options: of `torch.compile`.
+        """
+        self.compiled = True
+        self.whole_rows = WholeRows(**options) if whole else None
+        for layer in self.layers:
+            layer.compile(dynamic=True, **options)
+
+    def _narrowed(self, x: Tensor) -> Tensor:
+        """In the dtype that compiled layers hand on."""
+        narrow = self.compiled and torch.is_autocast_enabled(x.device.type)
+        return x.to(torch.get_autocast_dtype(x.device.type)) if narrow else x
+
+    def _plain_training(self) -> bool:
+        """Nothing comes between a layer's parameters and their use: recomputation, or FSDP's collection."""
+        sharded = isinstance(self.layers[0].qkv.weight, DTensor)
+        return self.training and not self.activation_checkpointing and not sharded
+
+    def _kernel(self, x: Tensor, cudnn: bool) -> AbstractContextManager[None]:
+        """cuDNN's attention on a GPU in training, where it can. For each new shape it makes a plan, so windows, which
+        have few, always go there. (Layers that are recomputed would be recomputed by another kernel.)"""
+        if cudnn and x.is_cuda and torch.is_grad_enabled() and not self.activation_checkpointing:
+            return sdpa_kernel(CUDNN_FIRST, set_priority=True)
+        return nullcontext()
 
     def encode_text(
         self,
@@ -351,7 +212,7 @@ class VivoModel(VivoPreTrainedModel):
             hidden [B, L, D] or [K, D].
         """
         packing = Packing(*input_ids.shape, places)
-        x = self.embeddings(packing.pack(input_ids), packing.pack(position_ids), CAPTION_SEGMENT)
+        x = self._narrowed(self.embeddings(packing.pack(input_ids), packing.pack(position_ids), CAPTION_SEGMENT))
         if context is None:
             return self._layers(x, packing, mask, None, wanted)[0]
         rows, length = input_ids.shape
@@ -364,7 +225,8 @@ class VivoModel(VivoPreTrainedModel):
             keys, values = context.keys[index], context.values[index]
             return lambda k, v: (torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2))
 
-        return self._layers(x, packing, mask, reader, wanted)[0]
+        with self._kernel(x, self.compiled):
+            return self._layers(x, packing, mask, reader, wanted)[0]
 
     def _layers(
         self,
@@ -373,10 +235,11 @@ class VivoModel(VivoPreTrainedModel):
         mask: Tensor,
         reader: Callable[[int], Read] | None,
         wanted: Tensor | None,
+        first: int = 0,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """[n, D] through all layers -> output [B, L, D] or [K, D], and each layer's keys and values."""
+        """[n, D] through the layers from `first` on -> output [B, L, D] or [K, D], and each layer's keys and values."""
         keys, values = [], []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[first:], first):
             last = index == len(self.layers) - 1
             arguments = (x, packing, mask, reader and reader(index), wanted if last else None)
             if self.activation_checkpointing and self.training:
@@ -419,6 +282,13 @@ class _VivoWithHead(VivoPreTrainedModel):
     def checkpoint_activations(self) -> None:
         """Recompute each layer in the backward pass."""
         self.vivo.activation_checkpointing = True
+
+    def compile(self, **options: Any) -> None:
+        """On a GPU layer by layer, see `VivoModel.compile_layers`; else as PyTorch does."""
+        if torch.cuda.is_available():
+            self.vivo.compile_layers(whole=True)
+        else:
+            super().compile(**options)
 
     def encode_context(
         self, batch: dict[str, Tensor], wanted: Tensor | None = None, windows: Windows | None = None

@@ -1,29 +1,23 @@
-"""The layers on a GPU in training: rows of one length, 16-bit activations, one compiled function for all layers.
+"""The layers on a GPU in training on windows (vivo/packing.py): one compiled function for all layers.
 
-`Layer` (vivo/modeling.py) leaves padding out and hands its keys and values on. Where rows are full (windows of
-vivo/packing.py; captions with their context) and nobody reads the keys, a layer is a function of [W, N, D] alone,
-which `torch.compile` turns into a few kernels beside the matrix products:
-
-* attention takes queries, keys and values out of one [W, N, 3 D] and its backward puts the gradients into one;
-* what is dropped is a hash of the place and a seed: nothing is kept for the backward pass, and a hash costs a fraction
-  of a random number;
-* additions and norms are computed in float32 within a kernel, and written in 16 bits.
+`Layer` (vivo/layers.py) leaves padding out and hands its keys and values on. Where rows are full and nobody reads the
+keys, a layer is a function of [W, N, D] alone, which `torch.compile` turns into a few kernels beside the matrix
+products. Attention takes queries, keys and values out of one [W, N, 3 D], and its backward puts the gradients into one:
+left to the compiler, this copy alone took a ninth of an update (docs/benchmarks.md).
 
 W rows, N their length, D width
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from vivo.modeling import Layer
+    from vivo.layers import Layer
 
-SEEDS = 4
-"""Numbers that a layer's two dropouts take."""
 _lse_dimensions = 4
 
 
@@ -113,22 +107,6 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -torch.inf)[:, None]
 
 
-# ---------------------------------------------------------------- dropout
-
-
-def dropped(x: Tensor, seeds: Tensor, share: float) -> Tensor:
-    """Dropout of a dense tensor: which of its elements go is a hash (of Murmur's kind) of their place and two seeds.
-
-    Args:
-        seeds: int32 [2] on the device.
-    """
-    h = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape) * -1640531535 + seeds[0]
-    h = (h ^ ((h >> 16) & 0xFFFF)) * 2146121005
-    h = (h ^ ((h >> 15) & 0x1FFFF) ^ seeds[1]) * -2073254261
-    h = h ^ ((h >> 16) & 0xFFFF)
-    return torch.where((h & 0xFFFFFF) >= int(share * 2**24), x * (1.0 / (1.0 - share)), 0.0)
-
-
 # ---------------------------------------------------------------- a layer
 
 Weights = tuple[Tensor, ...]
@@ -142,58 +120,55 @@ def weights_of(layer: "Layer") -> Weights:
 
 
 def whole_layer(
-    x: Tensor, bias: Tensor, seeds: Tensor, weights: Weights, heads: int, shares: tuple[float, float], eps: float,
-    way: frozenset[str] = frozenset(),
-) -> Tensor:  # fmt: skip
+    x: Tensor, bias: Tensor, weights: Weights, heads: int, shares: tuple[float, float], eps: float
+) -> Tensor:
     """[W, N, D] -> [W, N, D].
 
     Args:
-        bias: from `additive`. seeds: int32 [SEEDS]. shares: dropped of attention's probabilities and of the hidden.
-        way: "op" (cuDNN by `attention`), "thirds" (three projections), "random" (PyTorch's random numbers).
+        bias: from `additive`. shares: dropped of attention's probabilities and of the hidden.
     """
     kind = x.dtype
     *linear, n1, m1, n2, m2 = weights
     qkv, qkv_bias, out, out_bias, inner, inner_bias, outer, outer_bias = (w.to(kind) for w in linear)
 
-    def added(x: Tensor, new: Tensor, seeds: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        if shares[1]:
-            new = F.dropout(new.float(), shares[1]) if "random" in way else dropped(new.float(), seeds, shares[1])
-        return F.layer_norm(x.float() + new.float(), (x.shape[2],), scale, shift, eps).to(kind)
+    def added(x: Tensor, new: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        new = F.dropout(new.float(), shares[1])
+        return F.layer_norm(x.float() + new, (x.shape[2],), scale, shift, eps).to(kind)
 
-    if "op" in way:
-        attended = torch.ops.vivo.attention(F.linear(x, qkv, qkv_bias), bias, heads, shares[0])[0]
+    told = F.linear(x, qkv, qkv_bias)
+    if x.is_cuda:
+        attended = torch.ops.vivo.attention(told, bias, heads, shares[0])[0]
     else:
-        if "thirds" in way:
-            both = zip(qkv.chunk(3), qkv_bias.chunk(3), strict=True)
-            q, k, v = (_by_heads(F.linear(x, w, b), heads) for w, b in both)
-        else:
-            q, k, v = _parts(F.linear(x, qkv, qkv_bias), heads)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=shares[0])
+        attended = F.scaled_dot_product_attention(*_parts(told, heads), attn_mask=bias, dropout_p=shares[0])
         attended = attended.transpose(1, 2).flatten(2)
-    x = added(x, F.linear(attended, out, out_bias), seeds[:2], n1, m1)
-    new = F.linear(F.gelu(F.linear(x, inner, inner_bias)), outer, outer_bias)
-    return added(x, new, seeds[2:], n2, m2)
+    x = added(x, F.linear(attended, out, out_bias), n1, m1)
+    return added(x, F.linear(F.gelu(F.linear(x, inner, inner_bias)), outer, outer_bias), n2, m2)
 
 
 class WholeRows:
-    """Runs layers by `whole_layer`.
+    """Runs layers by `whole_layer`, compiled once for any number of rows.
 
     Args:
-        compiled: by `torch.compile`. fixed: anew for every number of rows, instead of once for all.
+        options: of `torch.compile`.
     """
 
-    def __init__(self, compiled: bool = True, fixed: bool = False, way: Sequence[str] = ("op",)):
-        self.way, self.fixed, self.compiled = frozenset(way), fixed, compiled
-        self.call = torch.compile(whole_layer, dynamic=False) if compiled else whole_layer
+    def __init__(self, **options: Any):
+        self.call = torch.compile(whole_layer, dynamic=False, **options)
 
-    def __call__(self, layers: Sequence["Layer"], x: Tensor, bias: Tensor) -> Tensor:
-        """[W, N, D] through the layers."""
-        numbers = torch.randint(-(2**31), 2**31, (len(layers), SEEDS), dtype=torch.int32, device=x.device)
-        if self.compiled and not self.fixed:
-            torch._dynamo.maybe_mark_dynamic(x, 0)
-            torch._dynamo.maybe_mark_dynamic(bias, 0)
-        for layer, seeds in zip(layers, numbers, strict=True):
-            shares = (layer.attention_dropout, layer.dropout.p) if layer.training else (0.0, 0.0)
-            eps = layer.attention_norm.eps
-            x = self.call(x, bias, seeds, weights_of(layer), layer.heads, shares, eps, self.way)
+    @staticmethod
+    def can_run(layers: Sequence["Layer"], x: Tensor) -> bool:
+        """Whether these activations are what cuDNN's attention takes: 16 bits, heads of up to 128."""
+        head = x.shape[-1] // layers[0].heads
+        if x.dtype not in (torch.bfloat16, torch.float16) or head % 8 or head > 128:
+            return False
+        return not x.is_cuda or torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+    def __call__(self, layers: Sequence["Layer"], x: Tensor, mask: Tensor) -> Tensor:
+        """[W, N, D] through the layers; mask bool [W, N, N]."""
+        bias = additive(mask, x.dtype)
+        torch._dynamo.maybe_mark_dynamic(x, 0)
+        torch._dynamo.maybe_mark_dynamic(bias, 0)
+        for layer in layers:
+            shares = (layer.attention_dropout, layer.dropout.p)
+            x = self.call(x, bias, weights_of(layer), layer.heads, shares, layer.attention_norm.eps)
         return x

@@ -7,7 +7,7 @@ Makes its own data. Sections, in this order; each has its time, and an error in 
 
     limits        bf16 matrix products and device-to-device copies: what the card can do
     attention     kernels and layouts for the attention of a layer, forward and backward
-    parity        numbers of the compiled layers against those of the model as it stands
+    parity        numbers of the compiled layers against those of the plain ones
     base, large   a pre-training update of 1,024 pictures: ways to run it, the best against transformers
     fine          a fine-tuning update, five captions a picture
     matching      masked tags of 1,024 pictures against SciPy, and how often the CPU waits for the GPU
@@ -65,20 +65,12 @@ from vivo.data.collate import Batch
 from vivo.losses import _matched_targets
 from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
 from vivo.packing import in_windows
-from vivo.whole_rows import WholeRows, whole_layer
 
 torch._dynamo.config.recompile_limit = 64  # one function, layers of several models
 STEPS, BATCHES, PAPER_STEPS = 8, 4, 160_000
-WAYS = (
-    "windows cudnn",
-    "windows whole op",
-    "windows whole cudnn",
-    "windows whole op random",
-    "windows whole thirds cudnn",
-    "windows whole fixed op",
-)
-"""Layout of the batch (vivo/packing.py), the layers by vivo/whole_rows.py (and how), attention kernel."""
-BEST = "windows whole op"
+WAYS = ("rows", "windows", "windows layers", "windows compiled")
+"""Layout of the batch (vivo/packing.py), and layers compiled as `engine.compile` has them; "layers": each by itself."""
+BEST = "windows compiled"
 
 
 @dataclass
@@ -120,11 +112,6 @@ class Card:
         self.wait()
         return (perf_counter() - begun) / turns
 
-    def faster(self, layout: str) -> str:
-        """ " cudnn" where that kernel was the faster one for this layout."""
-        cudnn = self.attention.get(f"{layout} cudnn", float("inf"))
-        return " cudnn" if cudnn < self.attention.get(f"{layout} efficient", 0.0) else ""
-
     def fresh_memory(self) -> None:
         gc.collect()
         if self.cuda:
@@ -138,20 +125,11 @@ class Card:
         return torch.cuda.max_memory_allocated() / 2**30 if self.cuda else 0.0
 
 
-def prepared(model: nn.Module, way: str, card: Card) -> nn.Module:
-    """The model with the layers of this way to run it; also chooses PyTorch's attention kernel."""
-    choose_kernel("cudnn" in way or "op" in way, card)
-    if "whole" in way:
-        parts = set(way.split()) & ({"op", "thirds", "random"} if card.cuda else {"thirds", "random"})
-        model.vivo.whole_rows = WholeRows(card.cuda, "fixed" in way, tuple(parts))
+def prepared(model: nn.Module, way: str) -> nn.Module:
+    """The model with the layers of this way to run it."""
+    if "compiled" in way or "layers" in way:
+        model.vivo.compile_layers("compiled" in way, backend="inductor" if torch.cuda.is_available() else "eager")
     return model
-
-
-def choose_kernel(cudnn: bool, card: Card) -> None:
-    """cuDNN's attention, or PyTorch's own; both take a mask, flash attention does not."""
-    if card.cuda:
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
-        torch.backends.cuda.enable_mem_efficient_sdp(not cudnn)
 
 
 def made(kind: type[nn.Module], shape: Shape, card: Card) -> nn.Module:
@@ -274,20 +252,19 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
     results.note(f"{name}/windows filled", elements / sum(w["window_rows"].numel() for w in laid))
     results.note(f"{name}/GFLOP of a picture", flops / pictures / 1e9)
     for way in ways:
-        if results.left() < (30 if "whole" in way else 20) and card.best:
+        if results.left() < (30 if way in ("windows layers", "windows compiled") else 20) and card.best:
             results.note(f"{name}/{way}", "no time left")
             continue
         try:
             card.fresh_memory()
             held, begun = card.held_gib(), perf_counter()
             batches = windows if "windows" in way else plain
-            step = Ours(prepared(made(VivoForTagPretraining, shape, card), way, card), tag_loss, "bf16", card.device)
+            step = Ours(prepared(made(VivoForTagPretraining, shape, card), way), tag_loss, "bf16", card.device)
             for batch in batches:
                 step(batch)
             card.wait()
             ready = perf_counter() - begun
             card.fresh_memory()
-            step.checked = "later"
             seconds = card.seconds(lambda turn, s=step, b=batches: s(b[turn % BATCHES]))
             own = card.peak_gib() - held
             mfu = flops / seconds / card.flops
@@ -308,7 +285,6 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
     try:
         card.fresh_memory()
         held = card.held_gib()
-        choose_kernel(False, card)
         rival = Rival(shape, True, rival_tag_loss, card.device)
         told = [rival_tag_input(b) for b in plain]
         if parts > 1:
@@ -342,9 +318,8 @@ def pretraining(results: Results, card: Card, shape: Shape, ways: Sequence[str])
 
 def extra(results: Results, card: Card, shape: Shape, pictures: int) -> None:
     """Of the best way: without looking at the loss, with the copy from pinned memory, with an eighth of the batch."""
-    choose_kernel("cudnn" in card.best.way or "op" in card.best.way, card)
     step, batches = card.best.step, card.best.batches
-    for checked in (True, False, "later"):
+    for checked in (False, True):
         step.checked = checked
         seconds = card.seconds(lambda turn: step(batches[turn % BATCHES]))
         results.note(f"{shape.name}/ms, loss checked {checked}", 1e3 * seconds)
@@ -435,15 +410,13 @@ def parity(results: Results, card: Card) -> None:
     ]
     text = on_device([caption_batch(max(2, pictures // 8), 5, shape, 1)], shape, card.device)[0]
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ways = {"fp32": "windows", "bf16": "windows cudnn", "whole op": "windows whole op"}
+    ways = {"fp32": "windows", "bf16": "windows", "compiled": "windows compiled"}
     for kind, batch, loss in ((VivoForTagPretraining, batches[0], tag_loss), (VivoForCaptioning, text, text_loss)):
         found = {}
         for name, way in ways.items():
             torch.manual_seed(0)
             with torch.device(card.device):
-                model = prepared(kind(shape.config(**still)), way, card).train()
-            if kind is VivoForCaptioning and model.vivo.whole_rows:  # one compilation less
-                model.vivo.whole_rows.call = whole_layer
+                model = prepared(kind(shape.config(**still)), way).train()
             with torch.no_grad():  # attention that is not even
                 for layer in model.vivo.layers:
                     layer.qkv.weight.mul_(4.0)
@@ -459,10 +432,10 @@ def parity(results: Results, card: Card) -> None:
             told = {"logits": apart[0].item(), "worst gradient": max(apart[1:]).item()}
             results.note(f"parity/{kind.__name__} {name} against fp32, relative", told)
     curves = {}
-    for name, way in (*ways.items(), ("bf16 again", "windows cudnn")):
+    for name, way in (*ways.items(), ("bf16 again", "windows")):
         if results.left() < 12:
             break
-        model = prepared(made(VivoForTagPretraining, shape, card), way, card)
+        model = prepared(made(VivoForTagPretraining, shape, card), way)
         step = Ours(model, tag_loss, "no" if name == "fp32" else "bf16", card.device, False)
         torch.manual_seed(len(curves))  # the same weights, other dropout
         for group in step.optimizer.param_groups:
@@ -481,7 +454,6 @@ def parity(results: Results, card: Card) -> None:
 def fine_rival(results: Results, card: Card, shape: Shape, pictures: int) -> tuple[float | None, float | None]:
     """The rival's seconds for an update of five rows a picture, and its supervised tokens/s."""
     try:
-        choose_kernel(False, card)
         halves = [caption_batch(5 * pictures // 2, 1, shape, seed, "masked") for seed in range(2)]
         halves = on_device(halves, shape, card.device)
         rival = Rival(shape, True, rival_caption_loss, card.device)
@@ -503,16 +475,15 @@ def fine(results: Results, card: Card) -> None:
     def measured(batch: Batch, way: str, label: str, pictures: int) -> float | None:
         try:
             card.fresh_memory()
-            loss = torch.compile(text_loss, dynamic=True) if "loss" in way and card.cuda else text_loss
-            step = Ours(prepared(made(VivoForCaptioning, shape, card), way, card), loss, "bf16", card.device, "later")
+            step = Ours(prepared(made(VivoForCaptioning, shape, card), way), text_loss, "bf16", card.device)
             seconds = card.seconds(lambda _: step(batch), 5)
             mfu = useful_flops(shape, batch) / seconds / card.flops
             results.note(
                 f"fine/{label}",
                 {"ms": 1e3 * seconds, "pictures/s": pictures / seconds, "MFU": mfu, "GiB": card.peak_gib()},
             )
-            if pictures == first and "whole" in way:
-                profile(results, card, f"fine.{way.replace(' ', '_')}", lambda _: step(batch))
+            if pictures == first and "compiled" in way:
+                profile(results, card, "fine", lambda _: step(batch))
             return seconds
         except Exception as error:
             results.note(f"fine/{label}/error", f"{type(error).__name__}: {error}"[:300])
@@ -526,15 +497,11 @@ def fine(results: Results, card: Card) -> None:
     del rows
     card.fresh_memory()
     theirs, supervised = fine_rival(results, card, shape, first)
-    found = [plain]
-    for kind in ("whole op", "whole op loss"):
-        if results.left() > 20:
-            found.append(measured(shared, kind, f"five share a context, {first} pictures, {kind}", first))
+    found = [plain, measured(shared, "compiled", f"five share a context, {first} pictures, compiled", first)]
     for pictures in sizes[1:]:
         if results.left() > 20:
             more = on_device([caption_batch(pictures, 5, shape, 0)], shape, card.device)[0]
-            kind = "whole op loss"
-            measured(more, kind, f"five share a context, {pictures} pictures, {kind}", pictures)
+            measured(more, "compiled", f"five share a context, {pictures} pictures, compiled", pictures)
             del more
     best = min(s for s in found if s is not None)
     flops = useful_flops(shape, cpu)
@@ -620,7 +587,6 @@ def main() -> None:
             results.run(name, section, seconds)
             if name not in ("base", "large"):  # the profile is of what they leave
                 card.best = None
-                choose_kernel(False, card)
                 card.fresh_memory()
     print("\n" + results.table())
     results.write()

@@ -10,6 +10,7 @@ TagBatch (pre-training; all tensors, sizes as in vivo/modeling.py):
     competing int64 [P]        word pieces that compete in the softmax, ascending; absent: all of them
     group_slots int64 [G, M, N], group_size int64 [G]     see losses.tag_set_loss
     matchable bool [B]         two or more masked tags of the picture can be exchanged
+    tag_places, region_places, window_places, window_rows     see packing.in_windows; for a GPU alone
 
 CaptionBatch (fine-tuning): the same tag and region keys (no tag is masked), and
     text_ids, text_positions int64 [B, L]; text_mask bool [B, L, L]
@@ -33,6 +34,7 @@ from vivo.data.padding import lengths_mask, padded
 from vivo.data.text import TagPieces, encode_caption
 from vivo.data.types import Regions
 from vivo.masking import mask_caption, mask_tags, masked_share, next_pieces
+from vivo.packing import in_windows
 from vivo.randomness import example_generator
 
 Batch = dict[str, Tensor | list[str]]
@@ -161,6 +163,7 @@ class TagCollator(_Collator):
     Args:
         hint_dropout: share of the hints left out at random.
         competing: int64 [P], ascending, the word pieces that compete in the softmax; None for all.
+        windows: add the keys of `vivo.packing.in_windows`, which a GPU wants.
     """
 
     def __init__(
@@ -174,8 +177,10 @@ class TagCollator(_Collator):
         next_piece: float = 0.0,
         hint_dropout: float = 0.0,
         competing: Tensor | None = None,
+        windows: bool = False,
     ):
         super().__init__(tokenizer, limits, seed, competing)
+        self.windows = windows
         self.share_min, self.share_max, self.at_most = share_min, share_max, at_most
         self.next_piece, self.hint_dropout = next_piece, hint_dropout
 
@@ -197,6 +202,8 @@ class TagCollator(_Collator):
                 self._mix_in(hints, tags[-1], first[-1], example_generator(self.seed, epoch, image_id, "hints"))
         batch = self._context(tags, [regions for *_, regions in examples], words if as_words else None)
         batch |= self._slots(tags, first, batch["tag_ids"])
+        if self.windows:
+            batch |= in_windows(batch["tag_mask"], batch["region_mask"])
         batch["image_ids"] = [image_id for _, image_id, *_ in examples]
         return self._among_competing(batch)
 

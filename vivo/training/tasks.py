@@ -116,6 +116,7 @@ def tag_task(config: TrainConfig, data: TagPictures, tokenizer: PreTrainedTokeni
         masking.next_piece,
         config.data.tag_dropout,
         competing_pieces(config, tokenizer, (tag for i in range(len(data)) for tag in data.tags_of(i))),
+        windows=torch.cuda.is_available(),
     )
 
     return Task(data, collator, tag_loss_of(config))
