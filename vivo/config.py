@@ -273,7 +273,7 @@ class EngineConfig:
     timeout: int = at_least(1800, 1)
     # Recompute each layer in the backward pass instead of keeping what it computed: less memory, a third more time.
     activation_checkpointing: bool = False
-    # torch.compile the model (needs a C++ compiler on a CPU). VIVO on a GPU: each layer, with 16-bit activations between
+    # torch.compile the model (needs a C++ compiler on a CPU). VIVO on a GPU: layer by layer, 16-bit activations between
     # them under autocast, and cuDNN's attention (docs/benchmarks.md).
     compile: bool = False
 
