@@ -6,7 +6,7 @@
 #                 a novel-object benchmark of photographs and VIVO on it, into runs/flickr (docs/photographs.md)
 #   make test     all tests
 #   make lint     ruff
-#   make bench    speed on this CPU beside rivals, into runs/bench/results.json (about an hour; docs/benchmarks.md)
+#   make bench    speed on this CPU beside rivals, into runs/bench/results.json (docs/benchmarks.md)
 #   make bench-gpu
 #                 speed on one GPU beside rivals, into runs/bench/gpu.json (docs/benchmarks.md)
 #   make setup    only the .venv

@@ -2,8 +2,8 @@
 
 Counted are matrix products, a multiplication with its addition as two operations, as vivo/modeling.py computes them:
 the n real elements of a batch, without padding, in every linear map; only the K elements that a loss reads behind the
-attention of the last layer and in the head; attention over rows of padded length, because it runs on those. With
-D width, I feed-forward width, F region feature size, P word pieces that compete, for n elements that see S keys in rows
+attention of the last layer and in the head; attention over rows of padded length (or windows), because it runs on
+those. With D width, I feed-forward width, F region feature size, P word pieces that compete, for n elements that see S keys in rows
 of L (B rows):
 
     linear maps of a layer     2 n D (4 D + 2 I)        4 D: query, key, value, output; 2 I: in and out
@@ -108,7 +108,9 @@ def work_of(size: ModelSize, batch: Batch) -> Work:
         flops += _layers(size, n_context, rows * length * length, None)
         flops += _layers(size, n_text, text_rows * text_length * (length + text_length), wanted)
     else:
-        flops += _layers(size, n_context, rows * length * length, wanted)
+        windows = batch.get("window_rows")
+        pairs = rows * length * length if windows is None else windows.numel() * windows.shape[1]
+        flops += _layers(size, n_context, pairs, wanted)
     flops += BOTH_GRADIENTS * 2.0 * wanted * size.D * size.D
     flops += (BOTH_GRADIENTS if size.word_embeddings_trained else ONE_GRADIENT) * 2.0 * wanted * size.D * pieces
     return Work(flops, elements)
