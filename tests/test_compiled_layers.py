@@ -5,12 +5,13 @@ import torch
 from test_modeling import small_context, small_model
 from test_windows import tag_batch
 from torch import nn
+from torch.nn.attention import sdpa_kernel
 
 from vivo.attention_mask import text_attention_mask
 from vivo.layers import Layer
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.model_config import VivoConfig
-from vivo.modeling import VivoForCaptioning, VivoForTagPretraining
+from vivo.modeling import CUDNN_FIRST, VivoForCaptioning, VivoForTagPretraining
 from vivo.packing import Packing, in_windows
 from vivo.whole_rows import WholeRows, additive, weights_of, whole_layer
 
@@ -112,6 +113,14 @@ def test_compiled_layers_give_the_losses_and_gradients_of_plain_ones(kind, half,
         return (whole.norm() / torch.cat([b.flatten() for b in exact]).norm()).item()
 
     assert apart(found) < 2 * apart(gradients(False, True)) < 0.2
+
+
+def test_cudnn_comes_first_where_it_can_and_the_order_is_given_back():
+    before = torch._C._get_sdp_priority_order()
+    with sdpa_kernel(CUDNN_FIRST, set_priority=True):
+        within = torch._C._get_sdp_priority_order()
+        assert torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cuda.flash_sdp_enabled()
+    assert within[:3] == [kind.value for kind in CUDNN_FIRST] and torch._C._get_sdp_priority_order() == before
 
 
 def test_pytorchs_attention_of_cudnn_takes_what_we_give_it():

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from vivo.data.collate import Limits, TagCollator
+from vivo.data.text import load_tokenizer
+from vivo.data.types import Regions
 from vivo.losses import tag_set_loss
 from vivo.modeling import VivoConfig, VivoForTagPretraining
 from vivo.packing import Windows, fill_windows, in_windows
+from vivo.weights import bert_folder
 
 SHAPE = dict(
     vocab_size=50,
@@ -77,6 +81,20 @@ def test_each_place_of_a_window_says_whose_it_is():
         assert torch.equal(places, torch.arange(int(places[0]), int(places[0]) + len(places)))
     mask = laid.mask()
     assert mask.diagonal(dim1=1, dim2=2).all()
+
+
+def test_a_loader_for_a_gpu_adds_the_windows_of_its_batch():
+    regions = Regions(
+        np.array([[0, 0, 9, 9]] * 3, np.float32), np.zeros((3, 4), np.float16), [""] * 3, np.zeros(3), 9, 9
+    )
+    examples = [(0, str(n), ["dog", "cat"][: n + 1], [], regions) for n in range(2)]
+    tokenizer = load_tokenizer(bert_folder("minilm"))
+    limits = Limits(50, 15, 20, 20)
+    plain, laid = (TagCollator(tokenizer, limits, 0, 0.5, 1.0, 0, windows=given)(examples) for given in (False, True))
+    added = in_windows(plain["tag_mask"], plain["region_mask"])
+    assert laid.keys() - plain.keys() == added.keys()
+    assert all(torch.equal(laid[name], value) for name, value in added.items())
+    assert laid["image_ids"] == plain["image_ids"] and torch.equal(laid["tag_ids"], plain["tag_ids"])
 
 
 @pytest.mark.parametrize("seed", range(3))

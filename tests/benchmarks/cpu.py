@@ -13,7 +13,8 @@ Makes its own data; ours and rival's by turns, `--repeats` times, the ratio is t
     beam, cbs       8 and 4 pictures, beam 5
     collation       batches a second against dictionaries, example by example
 
-No other work may run meanwhile. On two cores it takes some 20 minutes (reckoned from FLOPs). Results: tests/benchmarks/results.py.
+No other work may run meanwhile. On two cores it takes some 20 minutes (reckoned from FLOPs).
+Results: tests/benchmarks/results.py.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 Counted are matrix products, a multiplication with its addition as two operations, as vivo/modeling.py computes them:
 the n real elements of a batch, without padding, in every linear map; only the K elements that a loss reads behind the
 attention of the last layer and in the head; attention over rows of padded length (or windows), because it runs on
-those. With D width, I feed-forward width, F region feature size, P word pieces that compete, for n elements that see S keys in rows
-of L (B rows):
+those. With D width, I feed-forward width, F region feature size, P word pieces that compete, for n elements that see S
+keys in rows of L (B rows):
 
     linear maps of a layer     2 n D (4 D + 2 I)        4 D: query, key, value, output; 2 I: in and out
       of the last layer        2 n D 2 D + 2 K D (2 D + 2 I)
