@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=Path, help="classes.json: objects, novel ones among them")
     parser.add_argument("--scores", type=Path, help="what eval/score.py --out has written of these captions")
     parser.add_argument("--partition", type=Path, metavar="FILE", help="domains from here (vivo/data/partition.py)")
+    parser.add_argument("--no-human", action="store_true", help="without the scores of the reference captions")
     parser.add_argument("--checkpoint", type=Path, help="model folder that wrote the captions, to explain their words")
     parser.add_argument(
         "--explain",
@@ -78,7 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     writable_folder(arguments.out.parent)
     store = RegionStore(arguments.regions) if arguments.regions else None
     evaluation = read_evaluation(
-        arguments.predictions, arguments.references, arguments.classes, arguments.scores, arguments.partition
+        arguments.predictions,
+        arguments.references,
+        arguments.classes,
+        arguments.scores,
+        arguments.partition,
+        human=not arguments.no_human,
     )
     if arguments.checkpoint:
         check_checkpoint(arguments.checkpoint, evaluation.header, arguments.predictions)

@@ -66,7 +66,7 @@ def test_options_are_typed_and_strict():
 @pytest.mark.parametrize(
     ("specification", "words"),
     [
-        ("nobody", "grid, transformers, torchvision, detectron2"),
+        ("nobody", "grid, whole, transformers, torchvision, detectron2"),
         ("transformers", "name a model folder"),
         ("transformers:no/such/folder", "cannot be loaded"),
         ("transformers:x,one_label_per_qery=no", "one_label_per_query"),

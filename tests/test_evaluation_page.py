@@ -362,7 +362,7 @@ def test_the_note_on_the_public_domains(tmp_path: Path) -> None:
     first = {a["image_id"]: a["caption"] for a in reversed(content["annotations"])}
     path = tmp_path / "predictions.json"
     write_predictions(path, [{"image_id": i, "caption": text} for i, text in first.items()], {})
-    assert read_evaluation(path, NOCAPS).notes == [PARTITION_NOTE]
+    assert read_evaluation(path, NOCAPS, human=False).notes == [PARTITION_NOTE]
 
 
 def test_lengths_and_words_by_hand() -> None:

@@ -81,6 +81,8 @@ KINDS = ("embedded", "grid", "whole", "transformers", "torchvision", "detectron2
 def _class_of(kind: str) -> Any:
     """The class of that kind; imported here, so that each needs its own library only when it is used."""
     try:
+        if kind in ("grid", "whole"):
+            import timm  # noqa: F401  (their networks import it when they are made: what is missing is said here)
         if kind == "embedded":
             from vivo.detectors.embedded import EmbeddedDetector as Found
         elif kind == "grid":

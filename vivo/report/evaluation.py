@@ -93,8 +93,12 @@ def read_evaluation(
     classes: str | Path | None = None,
     scores: str | Path | None = None,
     partition: str | Path | None = None,
+    human: bool = True,
 ) -> Evaluation:
     """Read predictions and references and what lies beside them; score them unless there are `scores` of eval/score.py.
+
+    Args:
+        human: score the references themselves, too (once for a captions file, seconds), where there are no `scores`.
 
     Raises:
         UserError: a file is not what it should be, or they do not belong together.
@@ -115,7 +119,7 @@ def read_evaluation(
         sizes = {part: row.get("pictures", 0) for part, row in made.table.items()}
         note = domains_note(sizes, str(partition or ""))
         stored = StoredScores(made.table, made.per_picture(), made.per_class, [note] if note else [])
-        if all(len(example.captions) > 1 for example in examples):
+        if human and all(len(example.captions) > 1 for example in examples):
             stored.human = human_means(kept_human_record(examples))
     finder = ClassFinder(known)
     found = Evaluation(
