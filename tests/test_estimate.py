@@ -15,7 +15,7 @@ from live_bytes import LiveBytes
 
 from finetune.train import main as finetune_main
 from pretrain.train import main as pretrain_main
-from vivo import modeling
+from vivo import layers, modeling
 from vivo.config import TrainConfig, configs_dir, load_config, to_yaml
 from vivo.data.regions import RegionStore
 from vivo.data.vocabulary import write_pieces
@@ -74,7 +74,7 @@ def test_memory_of_real_updates(
 ):
     """The most bytes that tensors hold during two updates, within the stated tolerance; checkpoints to 1 %."""
     if fused:  # what a GPU does
-        monkeypatch.setattr(modeling, "_attention_kernel", lambda x: nullcontext())
+        monkeypatch.setattr(layers, "_attention_kernel", lambda x: nullcontext())
     path, real = {
         "captions": (FINETUNE, finetune),
         "scst": (SCST, partial(self_critical, from_anything=True)),

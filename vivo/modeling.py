@@ -152,12 +152,12 @@ class VivoModel(VivoPreTrainedModel):
                 x, keys, values = self._layers(x, packing, mask[:, None, :], None, wanted)
             return Context(x, keys, values, mask)
         wanted = windows.places[packing.order(wanted)]
-        x, packing, seen, first = windows.pack(x), Packing(*windows.rows.shape), windows.mask(), 0
+        x, packing, mutual, first = windows.pack(x), Packing(*windows.rows.shape), windows.mask(), 0
         with self._kernel(x, True):
             if self.whole_rows is not None and self.whole_rows.can_run(self.layers, x) and self._plain_training():
                 first = len(self.layers) - 1  # the last layer has few elements to compute
-                x = self.whole_rows(self.layers[:first], x.view(*windows.rows.shape, -1), seen).flatten(0, 1)
-            x, keys, values = self._layers(x, packing, seen, None, wanted, first)
+                x = self.whole_rows(self.layers[:first], x.view(*windows.rows.shape, -1), mutual).flatten(0, 1)
+            x, keys, values = self._layers(x, packing, mutual, None, wanted, first)
         return Context(x, keys, values, mask)
 
     def compile_layers(self, whole: bool, **options: Any) -> None:
