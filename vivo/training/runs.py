@@ -100,7 +100,7 @@ def self_critical(config: TrainConfig, from_anything: bool = False) -> Path:
     stage = read_configuration(path).get("training_stage", "") if path.is_file() else ""
     if stage != "captions" and not from_anything:
         raise UserError(f"init {config.init}: no fine-tuned captioner; give the model folder of finetune/train.py")
-    if captioner_class(config.init) is ShowAndTell:
+    if path.is_file() and captioner_class(config.init) is ShowAndTell:
         return _train_recurrent(config, recurrent.sampled_task)
     return _train_captioner(config, scst_task)
 
