@@ -147,7 +147,7 @@ def test_tables_and_picture_of_captions_that_came_back_without_weights(source: P
         ("frozen encoder cut after 8 of its 16 blocks", "1"),
     ]
     strength, width = by_start["(e)"], by_start["Wid"]
-    assert strength.labels == ("half", "whole") and width.title.endswith("1 seeds")
+    assert strength.labels == ("half", "whole") and width.title.endswith("seeds 1")
     assert [row[0] for row in width.rows] == list("1234567")
     assert width.values[2][1].value > width.values[0][1].value  # a true caption, and always the same one
     drawn = ElementTree.fromstring(chart([strength, width]))

@@ -8,6 +8,7 @@ A value is the mean over seeds with a 95 % bootstrap interval over pictures; a d
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from vivo.experiment.recurrent_photographs import (
     BEAMS,
     BY_NAME,
     ENSEMBLES,
-    OF_BEAMS,
     VARIANTS,
     Photographs,
     captions_file,
@@ -33,6 +33,8 @@ from vivo.metrics.ratios import RatioScore
 from vivo.metrics.tokenizer import ptb_tokenize_all
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "CIDEr")
+WIDTHS = (*BEAMS, 10)
+"""Of the beam, in tables."""
 PARTS = 4
 """Groups of test pictures by how near their nearest training picture is."""
 Texts = dict[str, str]
@@ -50,8 +52,10 @@ class PhotographScores:
 
     def __init__(self, of: Photographs, seeds: Sequence[int], meteor: bool = True):
         self.of, self.seeds = of, list(seeds)
-        self.scorer = SplitScorer(of.split("test"), meteor=Meteor() if meteor else None)
-        self._known: dict[tuple, list[Scores]] = {}
+        examples = of.split("test")
+        self._plain = SplitScorer(examples)
+        self.scorer = SplitScorer(examples, meteor=Meteor()) if meteor else self._plain
+        self._known: dict[Path, Scores] = {}
 
     def texts(self, name: str, seed: int) -> Texts:
         """Captions of one training's best model."""
@@ -69,13 +73,15 @@ class PhotographScores:
     def scores(self, name: str, beam: int = 3, ensemble: bool = False, of: Sequence[int] | None = None) -> list[Scores]:
         """One for each seed that captioned (of `of`), or one of all of them as an ensemble."""
         seeds = self.captioned(name, beam) if of is None else list(of)
-        key = (name, beam, ensemble, tuple(seeds))
-        if key not in self._known:
-            files = [
-                captions_file(self.of, name, group, beam) for group in ([seeds] if ensemble else [[s] for s in seeds])
-            ]
-            self._known[key] = [self.scorer.score(read_predictions(file)) for file in files]
-        return self._known[key]
+        return [self._scored(name, group, beam) for group in ([seeds] if ensemble else [[seed] for seed in seeds])]
+
+    def _scored(self, name: str, group: Sequence[int], beam: int) -> Scores:
+        """METEOR, which takes its time, only of what `variants_table` shows."""
+        file = captions_file(self.of, name, group, beam)
+        if file not in self._known:
+            scorer = self.scorer if beam == 3 and len(group) == 1 else self._plain
+            self._known[file] = scorer.score(read_predictions(file))
+        return self._known[file]
 
     def difference(self, one: str, two: str, metric: str) -> Interval | None:
         """`one` minus `two`, over the seeds of both."""
@@ -150,16 +156,18 @@ def _bleu_and_cider(found: PhotographScores, scores: Sequence[Scores]) -> tuple[
     return table["BLEU-4"], table["CIDEr"]
 
 
-def beams_table(found: PhotographScores, name: str = OF_BEAMS) -> Table:
-    """Width of the beam against BLEU-4 and CIDEr, of the seeds whose captions of all widths are there."""
-    seeds = [seed for seed in found.captioned(name) if all(seed in found.captioned(name, beam) for beam in BEAMS)]
-    if not seeds:
+def beams_table(found: PhotographScores, name: str) -> Table:
+    """Width of the beam against BLEU-4 and CIDEr, of the seeds that have captions of the most widths."""
+    widths = {seed: [b for b in WIDTHS if seed in found.captioned(name, b)] for seed in found.captioned(name)}
+    beams = max(widths.values(), key=len, default=[])
+    seeds = [seed for seed, of_seed in widths.items() if of_seed == beams]
+    if len(beams) < 2:
         return Table("", (), ())
-    values = [_bleu_and_cider(found, found.scores(name, beam, of=seeds)) for beam in BEAMS]
+    values = [_bleu_and_cider(found, found.scores(name, beam, of=seeds)) for beam in beams]
     return Table(
-        f"Width of the beam, {BY_NAME[name].says}, {len(seeds)} seeds",
+        f"Width of the beam, {BY_NAME[name].says}, seeds {', '.join(map(str, seeds))}",
         ("beam", "BLEU-4", "CIDEr"),
-        tuple((str(beam), *map(shown_interval, value)) for beam, value in zip(BEAMS, values, strict=True)),
+        tuple((str(beam), *map(shown_interval, value)) for beam, value in zip(beams, values, strict=True)),
         values=tuple(values),
         axis="width of the beam",
     )
@@ -254,6 +262,6 @@ def photograph_tables(of: Photographs, seeds: Sequence[int], meteor: bool = True
         novelty_table(found),
         strength_table(found),
         nearest_table(found),
-        beams_table(found),
+        *(beams_table(found, name) for name in BY_NAME),
     ]
     return [table for table in tables if table.rows]
