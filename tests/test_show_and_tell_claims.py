@@ -1,6 +1,7 @@
 """The claims about Show and Tell: measures by hand, and the program that trains, captions and writes the page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ from eval.show_and_tell_claims import BEGIN, END
 from eval.show_and_tell_claims import main as claims
 from vivo.data.coco import read_caption_file
 from vivo.data.predictions import write_predictions
+from vivo.demo.sizes import SIZES
 from vivo.errors import UserError
 from vivo.experiment.recurrent_claims import photograph_tables
 from vivo.experiment.recurrent_photographs import BEAMS, BY_NAME, Photographs, captions_file, config_of, prepare
@@ -196,8 +198,10 @@ def test_the_program_trains_captions_and_writes_the_page(source: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_show_and_tell_is_a_row_of_the_world(tmp_path: Path):
+def test_show_and_tell_is_a_row_of_the_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Tiny: none, VIVO and Show and Tell on one world, in one table; then the tables of the claims."""
+    size = replace(SIZES["tiny"], open_images=60, coco=32, coco_val=4, nocaps=24, pretrain_steps=2, finetune_steps=2)
+    monkeypatch.setitem(SIZES, "tiny", size)
     out = tmp_path / "out"
     assert claims(["--out", str(out), "--world", "--quick", "1", "--seeds", "1"]) == 0
     results = json.loads((out / "world" / "results.json").read_text())

@@ -4,7 +4,8 @@ Photographs: scores of every variant, (a) fine-tuning after the decoder has lear
 that are not in the training set, (e) encoders of three strengths, (f) copied captions, width of the beam, ensembles.
 What has not been captioned yet is left out of its table. The world's: recurrent_world_claims.py.
 
-A value is the mean over seeds with a 95 % bootstrap interval over pictures; a difference is paired by picture.
+A value is the mean over seeds with a 95 % bootstrap interval over pictures; a difference is paired by picture, and
+shown with an interval of pictures alone and one of pictures and seeds.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from vivo.experiment.recurrent_photographs import (
 )
 from vivo.experiment.recurrent_tables import Table, shown_interval
 from vivo.metrics.bootstrap import Interval, MeanScore, bootstrap
-from vivo.metrics.comparison import compare_systems, system_intervals
+from vivo.metrics.comparison import Table as ComparisonTable
+from vivo.metrics.comparison import compare_systems, compare_systems_and_seeds, system_intervals
 from vivo.metrics.meteor import Meteor
 from vivo.metrics.nocaps import Scores, SplitScorer
 from vivo.metrics.novelty import caption_key, novel
@@ -83,13 +85,15 @@ class PhotographScores:
             self._known[file] = scorer.score(read_predictions(file))
         return self._known[file]
 
-    def difference(self, one: str, two: str, metric: str) -> Interval | None:
-        """`one` minus `two`, over the seeds of both."""
+    def differences(self, one: str, two: str) -> list[str]:
+        """`one` minus `two` over the seeds of both, BLEU-4 and CIDEr: intervals over pictures, then over pictures and
+        seeds; [] where they have no seed in common."""
         common = [seed for seed in self.captioned(one) if seed in self.captioned(two)]
         if not common:
-            return None
-        table = compare_systems(self.scorer, self.scores(one, of=common), self.scores(two, of=common))
-        return table["overall"][metric]
+            return []
+        both = self.scores(one, of=common), self.scores(two, of=common)
+        cells = _gains(compare_systems(self.scorer, *both))
+        return cells + (_gains(compare_systems_and_seeds(self.scorer, *both)) if len(common) > 1 else ["-", "-"])
 
 
 def variants_table(found: PhotographScores) -> Table:
@@ -119,17 +123,19 @@ def differences_table(found: PhotographScores) -> Table:
     ]
     rows = []
     for says, one, two in asked:
-        cells = [found.difference(one, two, metric) for metric in ("BLEU-4", "CIDEr")]
-        if all(cells):
-            rows.append((says, *(shown_interval(cell, plus=True) for cell in cells)))
+        if cells := found.differences(one, two):
+            rows.append((says, *cells))
     for name in ENSEMBLES:
         if seeds := found.together(name):
             together, alone = found.scores(name, ensemble=True, of=seeds), found.scores(name)
-            table = compare_systems(found.scorer, together, alone)["overall"]
-            cells = [shown_interval(table[m], plus=True) for m in ("BLEU-4", "CIDEr")]
             says = f"ensemble of {len(alone)} minus one, {BY_NAME[name].says} (paper: +1.5 BLEU-4)"
-            rows.append((says, *cells))
-    return Table("Differences", ("", "BLEU-4", "CIDEr"), tuple(rows))
+            rows.append((says, *_gains(compare_systems(found.scorer, together, alone)), "-", "-"))
+    head = ("", "BLEU-4", "CIDEr", "BLEU-4, seeds resampled too", "CIDEr, seeds resampled too")
+    return Table("Differences", head, tuple(rows))
+
+
+def _gains(table: ComparisonTable) -> list[str]:
+    return [shown_interval(table["overall"][metric], plus=True) for metric in ("BLEU-4", "CIDEr")]
 
 
 def strength_table(found: PhotographScores) -> Table:

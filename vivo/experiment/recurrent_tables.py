@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from vivo.metrics.bootstrap import Interval
 from vivo.report.charts import nice_ticks
 
-WIDTH, COLUMNS, PANEL, GAP, LEFT = 900, 2, 190, 96, 52
+WIDTH, COLUMNS, PANEL, GAP, LEFT = 900, 2, 190, 84, 52
 STYLE = """
 text { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif; font-size: 14px; fill: #222 }
 .title { font-weight: 600 } .small { font-size: 12px; fill: #555 } .value { font-size: 13px; font-weight: 600 }
@@ -70,7 +70,7 @@ def _panel(table: Table, column: int, left: float, top: float, wide: float) -> l
     low, high = min(v.low for v in values), max(v.high for v in values)
     margin = 0.12 * (high - low) or 1.0
     low, high = low - margin, high + margin
-    begin, bottom = left + LEFT, top + 20 + PANEL
+    begin, bottom = left + LEFT, top + 26 + PANEL
     slot = (wide - LEFT - 16) / len(values)
 
     def y(value: float) -> float:
@@ -83,10 +83,15 @@ def _panel(table: Table, column: int, left: float, top: float, wide: float) -> l
         lines.append(_text(begin - 6, y(tick) + 4, f"{tick:g}", "small", "end"))
     path = " ".join(f"{a:.1f},{y(v.value):.1f}" for a, v in zip(xs, values, strict=True))
     lines.append(f'<polyline class="line" points="{path}"/>')
+    before = values[0].value
     for a, v, name in zip(xs, values, table.labels or [row[0] for row in table.rows], strict=True):
         lines.append(_line(a, y(v.low), a, y(v.high), "whisker"))
         lines.append(f'<circle class="point" cx="{a:.1f}" cy="{y(v.value):.1f}" r="4"/>')
-        lines.append(_text(a + 7, y(v.value) - 7, f"{v.value:.1f}", "value"))
+        # a line that comes from below leaves the place above it on the left free
+        rises = v is values[0] or y(before) - y(v.value) > 8
+        side, anchor = (-7, "end") if rises else (7, "start")
+        lines.append(_text(a + side, y(v.value) - 7, f"{v.value:.1f}", "value", anchor))
+        before = v.value
         for number, part in enumerate(name.split("\n")):
             lines.append(_text(a, bottom + 18 + 15 * number, part, "small", "middle"))
     return lines
