@@ -175,7 +175,7 @@ def beams_table(found: PhotographScores, name: str) -> Table:
         ("beam", "BLEU-4", "CIDEr"),
         tuple((str(beam), *map(shown_interval, value)) for beam, value in zip(beams, values, strict=True)),
         values=tuple(values),
-        axis="width of the beam",
+        axis=f"width of the beam, {name}",
     )
 
 
