@@ -87,10 +87,11 @@ def _panel(table: Table, column: int, left: float, top: float, wide: float) -> l
     for a, v, name in zip(xs, values, table.labels or [row[0] for row in table.rows], strict=True):
         lines.append(_line(a, y(v.low), a, y(v.high), "whisker"))
         lines.append(f'<circle class="point" cx="{a:.1f}" cy="{y(v.value):.1f}" r="4"/>')
-        # a line that comes from below leaves the place above it on the left free
-        rises = v is values[0] or y(before) - y(v.value) > 8
-        side, anchor = (-7, "end") if rises else (7, "start")
-        lines.append(_text(a + side, y(v.value) - 7, f"{v.value:.1f}", "value", anchor))
+        # where the line is not: on the left above, if it comes from below; of the first point on the right below
+        if v is not values[0] and y(before) - y(v.value) > 8:
+            lines.append(_text(a - 7, y(v.value) - 7, f"{v.value:.1f}", "value", "end"))
+        else:
+            lines.append(_text(a + 7, y(v.value) + (17 if v is values[0] else -7), f"{v.value:.1f}", "value"))
         before = v.value
         for number, part in enumerate(name.split("\n")):
             lines.append(_text(a, bottom + 18 + 15 * number, part, "small", "middle"))
