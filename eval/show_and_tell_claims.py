@@ -6,7 +6,8 @@
         --docs docs/show_and_tell.md
 
     python eval/show_and_tell_claims.py --out ... --photographs ... --world --captions-only --jobs 16
-        on a machine with a GPU; then, where OUT was copied to, the first line again makes the rest
+        on a machine with a GPU; then, where OUT was copied to, the first line again makes the rest. Where only the
+        captions were copied back, --tables-only; --also OUT2 adds the tables of what was trained elsewhere
 
 Trains what is not trained yet, seed by seed, so that it may be stopped at any time; the same command goes on. Tables
 are made of what is there. --photographs names a folder with captions.json (COCO's layout, every picture with its
@@ -37,8 +38,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables-only", action="store_true", help="train nothing")
     parser.add_argument("--captions-only", action="store_true", help="Show and Tell's trainings and captions; no table")
     parser.add_argument("--jobs", type=whole_number(1), default=1, metavar="N", help="trainings at a time; default: 1")
+    parser.add_argument(
+        "--demo", type=Path, metavar="DIR", help="of `vivo demo --size full`: its rows none and vivo where OUT has none"
+    )
     parser.add_argument("--no-meteor", action="store_true", help="without METEOR, which needs Java")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="also write the tables into this page")
+    parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="also draw (e), the beam, copies")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="DIR",
+        help="other folders of this program, of trainings on another machine: their tables of photographs, too",
+    )
     parser.add_argument("--quick", type=whole_number(1), metavar="N", help="updates of each training: a trial")
     arguments = parser.parse_args(argv)
     if not arguments.photographs and not arguments.world:
@@ -48,9 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{arguments.docs}: has no line {BEGIN!r}, behind which the tables would stand")
     from vivo.experiment.recurrent_claims import photograph_tables
     from vivo.experiment.recurrent_photographs import BY_NAME, Photographs, prepare, train_all
+    from vivo.experiment.recurrent_tables import chart
+    from vivo.experiment.recurrent_world import compare
     from vivo.training.runtime import git_commit
 
-    parts = []
+    parts, drawn = [], []
     if arguments.photographs:
         of = Photographs(arguments.photographs, out / "photographs", arguments.quick or 0)
         names = arguments.only or list(BY_NAME)
@@ -59,15 +74,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare(of)
         if not arguments.tables_only:
             train_all(of, names, range(arguments.seeds), arguments.jobs)
-        if not arguments.captions_only:
-            parts += [t.markdown() for t in photograph_tables(of, range(arguments.seeds), not arguments.no_meteor)]
+        for folder in [] if arguments.captions_only else [out, *arguments.also]:
+            of = Photographs(arguments.photographs, folder / "photographs")
+            prepare(of)
+            tables = photograph_tables(of, range(arguments.seeds), not arguments.no_meteor)
+            parts += [t.markdown(f" ({folder.name})" if arguments.also else "") for t in tables]
+            drawn += [t for t in tables if t.values and t.title not in [other.title for other in drawn]]
     if arguments.world and arguments.captions_only:
         from vivo.experiment.recurrent_world import caption_recurrent
 
         caption_recurrent(out / "world", arguments.seeds, bool(arguments.quick), arguments.jobs)
     elif arguments.world:
-        more = (arguments.tables_only, bool(arguments.quick), arguments.jobs)
-        parts += world_part(out / "world", arguments.seeds, *more)
+        if not arguments.tables_only:
+            compare(out / "world", arguments.seeds, bool(arguments.quick), arguments.jobs)
+        parts += world_part(out / "world", arguments.seeds, arguments.demo)
     if arguments.captions_only:
         return
     text = f"Commit {git_commit() or 'unknown'}, seeds 0 to {arguments.seeds - 1}.\n\n" + "\n".join(parts)
@@ -76,18 +96,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         page = arguments.docs.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         atomic_write_text(arguments.docs, f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+    if arguments.chart and drawn:
+        atomic_write_text(arguments.chart, chart(drawn))
     print(text)
 
 
-def world_part(out: Path, seeds: int, tables_only: bool, quick: bool, jobs: int) -> list[str]:
-    """Rows none, VIVO and Show and Tell on a world some of whose colours no caption says; tables of (d) and (f)."""
-    from vivo.experiment.recurrent_claims import world_captions, world_tables
-    from vivo.experiment.recurrent_world import base_classes, compare, row_captions
+def world_part(out: Path, seeds: int, demo: Path | None) -> list[str]:
+    """Rows none, VIVO and Show and Tell on a world some of whose colours no caption says; novel objects, (d) and (f).
 
-    if not tables_only:
-        compare(out, seeds, quick, jobs)
+    Args:
+        demo: a run whose none and vivo are taken where `out` has none; what its training captions say is its own.
+    """
+    from vivo.experiment.recurrent_world import base_classes, row_captions, rows_of_demo
+    from vivo.experiment.recurrent_world_claims import training_facts, world_captions, world_tables
+
     rows = row_captions(out, seeds)
-    return [t.markdown() for t in world_tables(world_captions(out / "world", rows, base_classes()))] if rows else []
+    others = {k: v for k, v in rows_of_demo(out, demo, seeds).items() if k not in rows} if demo else {}
+    facts = dict.fromkeys(others, training_facts(demo / "world")) if demo and others else {}
+    if not rows:
+        return []
+    found = world_captions(out / "world", others | rows, base_classes(), facts)
+    return [table.markdown() for table in world_tables(found, out / "world")]
 
 
 if __name__ == "__main__":

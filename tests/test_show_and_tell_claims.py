@@ -1,7 +1,9 @@
 """The claims about Show and Tell: measures by hand, and the program that trains, captions and writes the page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,16 +11,20 @@ import pytest
 from eval.show_and_tell_claims import BEGIN, END
 from eval.show_and_tell_claims import main as claims
 from vivo.data.coco import read_caption_file
+from vivo.data.predictions import write_predictions
+from vivo.demo.sizes import SIZES
 from vivo.errors import UserError
-from vivo.experiment.recurrent_claims import (
+from vivo.experiment.recurrent_claims import photograph_tables
+from vivo.experiment.recurrent_photographs import BEAMS, BY_NAME, Photographs, captions_file, config_of, prepare
+from vivo.experiment.recurrent_tables import chart
+from vivo.experiment.recurrent_world import held_out_colours, rows_of_demo
+from vivo.experiment.recurrent_world_claims import (
     WorldCaptions,
     colours_right,
     colours_told,
     combinations_right,
     world_tables,
 )
-from vivo.experiment.recurrent_photographs import BY_NAME, Photographs, config_of
-from vivo.experiment.recurrent_world import held_out_colours
 from vivo.metrics.bootstrap import Statistic
 from vivo.world.classes import BASE_CLASSES
 from vivo.world.facts import shown, shown_in
@@ -41,6 +47,9 @@ SCENES = {
 }
 
 
+PREDICTED = [{"image_id": "1", "caption": "a dog", "score": 0.0}]
+
+
 def value(statistic: Statistic) -> float:
     return float(statistic(np.ones((1, 3), dtype=np.int64))[0])
 
@@ -59,6 +68,9 @@ def test_colours_and_combinations_by_hand():
     assert value(combinations_right(found, "row", True, False)) == 50.0
     assert value(combinations_right(found, "row", False, True)) == 100.0
     assert np.isnan(value(combinations_right(found, "row", False, False)))
+    others = WorldCaptions(found.rows, SCENES, frozenset(), found.base, {"row": seen})  # the row's own captions decide
+    assert value(combinations_right(others, "row", True, False)) == 50.0
+    assert value(combinations_right(others, "row", True, True)) == 100.0
     tables = world_tables(found)
     assert [t.title[:3] for t in tables] == ["(d)", "(f)"] and "| row | 50.0 [" in tables[0].markdown()
 
@@ -102,8 +114,54 @@ def test_every_variant_is_configured(source: Path, tmp_path: Path):
     assert len(set(stores)) == 3 and found["random_encoder"].data.regions.endswith("random1")
 
 
+def test_rows_of_a_demo_are_of_the_same_evaluation_pictures(tmp_path: Path):
+    for name, text in (("ours", "[1]"), ("demo", "[1]"), ("other", "[2]")):
+        folder = tmp_path / name / "world" / "nocaps"
+        folder.mkdir(parents=True)
+        (folder / "nocaps_val_captions.json").write_text(text)
+        for row in ("vivo", "Show_and_Tell"):
+            (tmp_path / name / "rows" / row / "seed0").mkdir(parents=True)
+            write_predictions(tmp_path / name / "rows" / row / "seed0" / "predictions.json", PREDICTED, {})
+    assert rows_of_demo(tmp_path / "ours", tmp_path / "demo", 2) == {"vivo": [{"1": "a dog"}]}
+    with pytest.raises(UserError, match="its evaluation pictures are not those of"):
+        rows_of_demo(tmp_path / "ours", tmp_path / "other", 2)
+
+
+def test_tables_and_picture_of_captions_that_came_back_without_weights(source: Path, tmp_path: Path):
+    """Two seeds of one variant, one of another; nothing is trained, nothing captioned."""
+    of = Photographs(source, tmp_path / "out")
+    prepare(of)
+    truth = {e.image_id: e.captions for e in of.split("test")}
+    copied = of.training_captions()[0]
+    for name, seed, number in (("frozen", 0, 0), ("frozen", 1, 1), ("half_encoder", 1, 2)):
+        rows = [{"image_id": i, "caption": texts[number], "score": 0.0} for i, texts in truth.items()]
+        of.run(name, seed).mkdir(parents=True)
+        write_predictions(captions_file(of, name, [seed]), rows, {})
+    for beam in BEAMS:  # of seed 1 alone: the curve is of seeds that have all widths
+        if beam != 3:
+            rows = [{"image_id": i, "caption": copied, "score": 0.0} for i in truth]
+            write_predictions(captions_file(of, "frozen", [1], beam), rows, {})
+    tables = {table.title: table for table in photograph_tables(of, range(3), meteor=False)}
+    by_start = {title[:3]: table for title, table in tables.items()}
+    assert set(by_start) == {"Pho", "(c)", "(e)", "Wid"}  # no difference: joint is not there
+    assert [row[:2] for row in by_start["Pho"].rows] == [
+        ("frozen encoder (phase 1)", "2"),
+        ("frozen encoder cut after 8 of its 16 blocks", "1"),
+    ]
+    strength, width = by_start["(e)"], by_start["Wid"]
+    assert strength.labels == ("half", "whole") and width.title.endswith("seeds 1")
+    assert [row[0] for row in width.rows] == list("1234567")
+    assert width.values[2][1].value > width.values[0][1].value  # a true caption, and always the same one
+    drawn = ElementTree.fromstring(chart([strength, width]))
+    circles = [e for e in drawn.iter() if e.tag.endswith("circle")]
+    assert len(circles) == 2 * 2 + 2 * 7
+    heights = [float(e.get("cy", "")) for e in circles[4:11]]  # BLEU-4 by width: higher is further up
+    assert heights.index(min(heights)) == 2
+
+
 @pytest.mark.slow
-def test_the_program_trains_captions_and_writes_the_page(source: Path, tmp_path: Path):
+def test_the_program_trains_captions_and_writes_the_page(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vivo.experiment.recurrent_photographs.BEAMS", (2, 3))  # each width is a captioning
     page = tmp_path / "page.md"
     page.write_text(f"# Page\n\n{BEGIN}\nold\n{END}\n\nafter\n")
     command = [
@@ -117,7 +175,7 @@ def test_the_program_trains_captions_and_writes_the_page(source: Path, tmp_path:
         "--seeds",
         "2",
     ]
-    assert claims([*command, "--only", "frozen", "joint", "longer", "half_encoder", "--docs", str(page)]) == 0
+    assert claims([*command, "--only", "frozen", "joint", "half_encoder", "--docs", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("# Page\n") and text.endswith(f"{END}\n\nafter\n") and "old" not in text
     for words in ("| frozen encoder (phase 1) | 2 |", "(a) phase 2 minus phase 1", "ensemble of 2 minus one",
@@ -134,8 +192,6 @@ def test_the_program_trains_captions_and_writes_the_page(source: Path, tmp_path:
     assert claims([*command, "--only", "nothing"]) == 2
     assert claims(["--out", str(tmp_path / "x")]) == 2
     with pytest.raises(UserError, match="is of split 'dev', not train, val, test"):
-        from vivo.experiment.recurrent_photographs import prepare
-
         broken = tmp_path / "broken"
         broken.mkdir()
         (broken / "captions.json").write_text((source / "captions.json").read_text().replace('"val"', '"dev"'))
@@ -143,8 +199,10 @@ def test_the_program_trains_captions_and_writes_the_page(source: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_show_and_tell_is_a_row_of_the_world(tmp_path: Path):
+def test_show_and_tell_is_a_row_of_the_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Tiny: none, VIVO and Show and Tell on one world, in one table; then the tables of the claims."""
+    size = replace(SIZES["tiny"], open_images=60, coco=32, coco_val=4, nocaps=24, pretrain_steps=2, finetune_steps=2)
+    monkeypatch.setitem(SIZES, "tiny", size)
     out = tmp_path / "out"
     assert claims(["--out", str(out), "--world", "--quick", "1", "--seeds", "1"]) == 0
     results = json.loads((out / "world" / "results.json").read_text())

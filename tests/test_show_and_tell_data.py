@@ -288,6 +288,7 @@ def test_defaults_are_of_lite0():
 # ---- the published split ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_published_split_of_coco(tmp_path: Path):
     """From the official files, which pycocoevalcap's wheel carries: 20,267 captions to test, as published; to train the
     586,363 published ones and five of one picture (their converter skips a file that it cannot decode)."""

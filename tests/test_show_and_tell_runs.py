@@ -12,6 +12,7 @@ from test_training import run_until
 from training_runs import run, same_weights
 
 from eval.predict import main as predict
+from finetune.train_show_and_tell import main as train
 from vivo.captioner import Captioner
 from vivo.captioners import load_captioner
 from vivo.config import TrainConfig, load_config
@@ -258,7 +259,7 @@ def test_options_of_the_engine(small, tmp_path: Path, override: str):
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(small, tmp_path: Path):
-    """Phase 1 from a store, phase 2 from pixels, each on one process, two, and two micro-batches."""
+    """Phase 1 from a store, phase 2 from pixels, each on one process (this one), two, and two micro-batches."""
     folder, pictures = small
     program = ["finetune/train_show_and_tell.py", "configs/finetune/show_and_tell_world.yaml",
                f"data.pictures={pictures}", f"data.examples={folder / 'examples.jsonl'}", "model.dropout=0",
@@ -269,7 +270,11 @@ def test_two_processes_learn_as_one(small, tmp_path: Path):
         losses = {}
         for processes, micro in ((1, 0), (2, 0), (1, 2)):
             out = tmp_path / f"{phase}{processes}{micro}"
-            run(processes, [*program, *more, f"out={out}", f"optim.micro_batch_size={micro}"])
+            arguments = [*program, *more, f"out={out}", f"optim.micro_batch_size={micro}"]
+            if processes > 1:
+                run(processes, arguments)
+            else:
+                assert train(arguments[1:]) == 0
             losses[processes, micro] = [r["loss"] for r in read_records(out / "metrics.jsonl")]
         assert len(losses[1, 0]) == 6
         for key in ((2, 0), (1, 2)):

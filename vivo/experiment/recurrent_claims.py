@@ -1,65 +1,45 @@
 """The claims about Show and Tell (announcement of 2016, paper of 2016) as tables, from captions that are there.
 
 Photographs: scores of every variant, (a) fine-tuning after the decoder has learned, (b) from the start, (c) captions
-that are not in the training set, (e) encoders of three strengths, width of the beam, ensembles. World: (d) colours, (f)
-combinations that no training caption says. What has not been trained yet is left out of its table.
+that are not in the training set, (e) encoders of three strengths, (f) copied captions, width of the beam, ensembles.
+What has not been captioned yet is left out of its table. The world's: recurrent_world_claims.py.
 
-A value is the mean over seeds with a 95 % bootstrap interval over pictures; a difference is paired by picture.
+A value is the mean over seeds with a 95 % bootstrap interval over pictures; a difference is paired by picture, and
+shown with an interval of pictures alone and one of pictures and seeds.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vivo.data.predictions import read_predictions
 from vivo.data.regions import RegionStore
 from vivo.experiment.recurrent_photographs import (
     BEAMS,
     BY_NAME,
     ENSEMBLES,
-    OF_BEAMS,
     VARIANTS,
     Photographs,
-    captions,
+    captions_file,
     config_of,
 )
-from vivo.metrics.bootstrap import Interval, MeanScore, Statistic, bootstrap, paired_bootstrap
-from vivo.metrics.comparison import compare_systems, system_intervals
+from vivo.experiment.recurrent_tables import Table, shown_interval
+from vivo.metrics.bootstrap import Interval, MeanScore, bootstrap
+from vivo.metrics.comparison import Table as ComparisonTable
+from vivo.metrics.comparison import compare_systems, compare_systems_and_seeds, system_intervals
 from vivo.metrics.meteor import Meteor
 from vivo.metrics.nocaps import Scores, SplitScorer
 from vivo.metrics.novelty import caption_key, novel
 from vivo.metrics.ratios import RatioScore
 from vivo.metrics.tokenizer import ptb_tokenize_all
-from vivo.world.facts import Said, judged, shown, shown_in
-from vivo.world.scenes import Scene
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "CIDEr")
+WIDTHS = (*BEAMS, 10)
+"""Of the beam, in tables."""
 PARTS = 4
 """Groups of test pictures by how near their nearest training picture is."""
 Texts = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the page: title, head, rows, and what to read out of it."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-    def markdown(self) -> str:
-        """As it stands in docs/show_and_tell.md."""
-        lines = [f"### {self.title}", "", f"| {' | '.join(self.head)} |", f"|{'---|' * len(self.head)}"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows]
-        return "\n".join([*lines, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)]) + "\n"
-
-
-def shown_interval(found: Interval, digits: int = 1, plus: bool = False) -> str:
-    """ "12.3 [11.0, 13.6]"; a difference has its sign."""
-    sign = "+" if plus else ""
-    return f"{found.value:{sign}.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 # ---- photographs -----------------------------------------------------------------------------
@@ -74,33 +54,46 @@ class PhotographScores:
 
     def __init__(self, of: Photographs, seeds: Sequence[int], meteor: bool = True):
         self.of, self.seeds = of, list(seeds)
-        self.scorer = SplitScorer(of.split("test"), meteor=Meteor() if meteor else None)
-        self._known: dict[tuple, list[Scores]] = {}
+        examples = of.split("test")
+        self._plain = SplitScorer(examples)
+        self.scorer = SplitScorer(examples, meteor=Meteor()) if meteor else self._plain
+        self._known: dict[Path, Scores] = {}
 
     def texts(self, name: str, seed: int) -> Texts:
         """Captions of one training's best model."""
-        return captions(self.of, name, [seed])
+        return read_predictions(captions_file(self.of, name, [seed]))
 
-    def trained(self, name: str) -> list[int]:
-        """Seeds whose training is over."""
-        return [seed for seed in self.seeds if self.of.is_trained(name, seed)]
+    def captioned(self, name: str, beam: int = 3) -> list[int]:
+        """Seeds whose captions are there."""
+        return [seed for seed in self.seeds if captions_file(self.of, name, [seed], beam).is_file()]
+
+    def together(self, name: str) -> list[int]:
+        """Seeds that captioned as an ensemble; [] where none did."""
+        seeds = self.captioned(name)
+        return seeds if len(seeds) > 1 and captions_file(self.of, name, seeds).is_file() else []
 
     def scores(self, name: str, beam: int = 3, ensemble: bool = False, of: Sequence[int] | None = None) -> list[Scores]:
-        """One for each seed that is trained (of `of`), or one of all of them as an ensemble."""
-        seeds = [seed for seed in self.trained(name) if of is None or seed in of]
-        key = (name, beam, ensemble, tuple(seeds))
-        if key not in self._known:
-            groups = [seeds] if ensemble else [[seed] for seed in seeds]
-            self._known[key] = [self.scorer.score(captions(self.of, name, group, beam)) for group in groups if group]
-        return self._known[key]
+        """One for each seed that captioned (of `of`), or one of all of them as an ensemble."""
+        seeds = self.captioned(name, beam) if of is None else list(of)
+        return [self._scored(name, group, beam) for group in ([seeds] if ensemble else [[seed] for seed in seeds])]
 
-    def difference(self, one: str, two: str, metric: str) -> Interval | None:
-        """`one` minus `two`, over the seeds of both."""
-        common = [seed for seed in self.trained(one) if seed in self.trained(two)]
+    def _scored(self, name: str, group: Sequence[int], beam: int) -> Scores:
+        """METEOR, which takes its time, only of what `variants_table` shows."""
+        file = captions_file(self.of, name, group, beam)
+        if file not in self._known:
+            scorer = self.scorer if beam == 3 and len(group) == 1 else self._plain
+            self._known[file] = scorer.score(read_predictions(file))
+        return self._known[file]
+
+    def differences(self, one: str, two: str) -> list[str]:
+        """`one` minus `two` over the seeds of both, BLEU-4 and CIDEr: intervals over pictures, then over pictures and
+        seeds; [] where they have no seed in common."""
+        common = [seed for seed in self.captioned(one) if seed in self.captioned(two)]
         if not common:
-            return None
-        table = compare_systems(self.scorer, self.scores(one, of=common), self.scores(two, of=common))
-        return table["overall"][metric]
+            return []
+        both = self.scores(one, of=common), self.scores(two, of=common)
+        cells = _gains(compare_systems(self.scorer, *both))
+        return cells + (_gains(compare_systems_and_seeds(self.scorer, *both)) if len(common) > 1 else ["-", "-"])
 
 
 def variants_table(found: PhotographScores) -> Table:
@@ -111,57 +104,79 @@ def variants_table(found: PhotographScores) -> Table:
         if scores:
             table = system_intervals(found.scorer, scores)["overall"]
             cells = [shown_interval(table[m]) if m in table else "-" for m in METRICS]
-            rows.append((variant.says, str(len(scores)), *cells))
+            of_seed = [len(set(found.texts(variant.name, seed).values())) for seed in found.captioned(variant.name)]
+            rows.append((variant.says, str(len(scores)), *cells, f"{np.mean(of_seed):.0f}"))
     pictures = len(found.scorer.image_ids)
-    return Table(f"Photographs: {pictures} test pictures, beam 3", ("training", "seeds", *METRICS), tuple(rows))
+    head = ("training", "seeds", *METRICS, "different captions")
+    return Table(f"Photographs: {pictures} test pictures, beam 3", head, tuple(rows))
 
 
 def differences_table(found: PhotographScores) -> Table:
     """(a), (b), scheduled sampling, ensembles."""
     asked = [
         ("(a) phase 2 minus phase 1 (paper: about +1 BLEU-4)", "joint", "frozen"),
-        ("(a) phase 2 minus the control of equal length", "joint", "longer"),
+        ("(a) the control of equal length minus phase 1", "longer", "frozen"),
+        ("(a) phase 2 minus the control", "joint", "longer"),
         ("(b) from the start minus phase 1 then 2 (announcement: hurts)", "from_start", "joint"),
         ("(b) from the start minus phase 1", "from_start", "frozen"),
         ("scheduled sampling minus without (paper: up to +1.5 BLEU-4)", "scheduled", "frozen"),
     ]
     rows = []
     for says, one, two in asked:
-        cells = [found.difference(one, two, metric) for metric in ("BLEU-4", "CIDEr")]
-        if all(cells):
-            rows.append((says, *(shown_interval(cell, plus=True) for cell in cells)))
-    for name in ENSEMBLES:
-        if len(found.trained(name)) > 1:
-            together, alone = found.scores(name, ensemble=True), found.scores(name)
-            table = compare_systems(found.scorer, together, alone)["overall"]
-            cells = [shown_interval(table[m], plus=True) for m in ("BLEU-4", "CIDEr")]
-            says = f"ensemble of {len(alone)} minus one, {BY_NAME[name].says} (paper: +1.5 BLEU-4)"
+        if cells := found.differences(one, two):
             rows.append((says, *cells))
-    return Table("Differences", ("", "BLEU-4", "CIDEr"), tuple(rows))
+    for name in ENSEMBLES:
+        if seeds := found.together(name):
+            together, alone = found.scores(name, ensemble=True, of=seeds), found.scores(name)
+            says = f"ensemble of {len(alone)} minus one, {BY_NAME[name].says} (paper: +1.5 BLEU-4)"
+            rows.append((says, *_gains(compare_systems(found.scorer, together, alone)), "-", "-"))
+    head = ("", "BLEU-4", "CIDEr", "BLEU-4, seeds resampled too", "CIDEr, seeds resampled too")
+    return Table("Differences", head, tuple(rows))
+
+
+def _gains(table: ComparisonTable) -> list[str]:
+    return [shown_interval(table["overall"][metric], plus=True) for metric in ("BLEU-4", "CIDEr")]
 
 
 def strength_table(found: PhotographScores) -> Table:
     """(e): encoders of three strengths."""
-    rows = []
-    for name in ("random_encoder", "half_encoder", "frozen"):
-        scores = found.scores(name)
-        if scores:
-            table = system_intervals(found.scorer, scores)["overall"]
-            rows.append((BY_NAME[name].says, *(shown_interval(table[m]) for m in ("BLEU-4", "CIDEr"))))
+    values = {
+        name: _bleu_and_cider(found, scores)
+        for name in ("random_encoder", "half_encoder", "frozen")
+        if (scores := found.scores(name))
+    }
+    if len(values) < 2:
+        return Table("", (), ())
     return Table(
         "(e) A better encoder makes a better captioner (announcement: +2 BLEU-4 for each step)",
         ("encoder", "BLEU-4", "CIDEr"),
-        tuple(rows),
+        tuple((BY_NAME[name].says, *map(shown_interval, value)) for name, value in values.items()),
+        values=tuple(values.values()),
+        labels=tuple(name.removesuffix("_encoder").replace("frozen", "whole") for name in values),
+        axis="strength of the frozen encoder",
     )
 
 
-def beams_table(found: PhotographScores, name: str = OF_BEAMS) -> Table:
-    """Width of the beam against BLEU-4 and CIDEr."""
-    rows = []
-    for beam in BEAMS if found.trained(name) else ():
-        table = system_intervals(found.scorer, found.scores(name, beam))["overall"]
-        rows.append((str(beam), *(shown_interval(table[m]) for m in ("BLEU-4", "CIDEr"))))
-    return Table(f"Width of the beam, {BY_NAME[name].says}", ("beam", "BLEU-4", "CIDEr"), tuple(rows))
+def _bleu_and_cider(found: PhotographScores, scores: Sequence[Scores]) -> tuple[Interval, ...]:
+    table = system_intervals(found.scorer, scores)["overall"]
+    return table["BLEU-4"], table["CIDEr"]
+
+
+def beams_table(found: PhotographScores, name: str) -> Table:
+    """Width of the beam against BLEU-4 and CIDEr, of the seeds that have captions of the most widths."""
+    widths = {seed: [b for b in WIDTHS if seed in found.captioned(name, b)] for seed in found.captioned(name)}
+    beams = max(widths.values(), key=len, default=[])
+    seeds = [seed for seed, of_seed in widths.items() if of_seed == beams]
+    if len(beams) < 2:
+        return Table("", (), ())
+    values = [_bleu_and_cider(found, found.scores(name, beam, of=seeds)) for beam in beams]
+    return Table(
+        f"Width of the beam, {BY_NAME[name].says}, seeds {', '.join(map(str, seeds))}",
+        ("beam", "BLEU-4", "CIDEr"),
+        tuple((str(beam), *map(shown_interval, value)) for beam, value in zip(beams, values, strict=True)),
+        values=tuple(values),
+        axis=f"width of the beam, {name}",
+    )
 
 
 def novelty_table(found: PhotographScores) -> Table:
@@ -171,7 +186,7 @@ def novelty_table(found: PhotographScores) -> Table:
     rows = []
     for name in ("frozen", "joint"):
         new, good, of_new, of_old = [], [], [], []
-        for seed, scores in zip(found.trained(name), found.scores(name), strict=True):
+        for seed, scores in zip(found.captioned(name), found.scores(name), strict=True):
             texts = found.texts(name, seed)
             fresh = novel(ptb_tokenize_all([texts[i] for i in found.scorer.image_ids]), known)
             new.append(fresh.astype(float))
@@ -198,31 +213,30 @@ def novelty_table(found: PhotographScores) -> Table:
 def nearest_table(found: PhotographScores, name: str = "joint") -> Table:
     """(f), last part: copied captions against how near the nearest training picture is (cosine of the frozen encoder's
     outputs, less their mean over training pictures)."""
-    if not found.trained(name):
+    if not found.captioned(name):
         return Table("", (), ())
     near = nearest(found.of, found.scorer.image_ids)
     known = {caption_key(tokens) for tokens in ptb_tokenize_all(found.of.training_captions())}
     copied = []
-    for seed in found.trained(name):
+    for seed in found.captioned(name):
         texts = found.texts(name, seed)
         copied.append(~novel(ptb_tokenize_all([texts[i] for i in found.scorer.image_ids]), known))
     cider = np.mean([scores.cider for scores in found.scores(name)], axis=0)
     order = np.argsort(near, kind="stable")
-    rows = []
+    rows, values = [], []
     for number, part in enumerate(np.array_split(order, PARTS), 1):
         inside = np.isin(np.arange(len(near)), part)
         share = RatioScore([100.0 * c * inside for c in copied], [inside.astype(float)] * len(copied))
-        rows.append(
-            (
-                f"{number} of {PARTS} ({near[part].min():.2f} to {near[part].max():.2f})",
-                shown_interval(bootstrap(share)),
-                shown_interval(bootstrap(RatioScore(cider * inside, inside.astype(float)))),
-            )
-        )
+        values.append((bootstrap(share), bootstrap(RatioScore(cider * inside, inside.astype(float)))))
+        between = f"{near[part].min():.2f} to {near[part].max():.2f}"
+        rows.append((f"{number} of {PARTS} ({between})", *map(shown_interval, values[-1])))
     return Table(
         f"(f) Copied captions against the nearest training picture, {BY_NAME[name].says}",
         ("similarity", "copied, %", "CIDEr"),
         tuple(rows),
+        values=tuple(values),
+        labels=tuple(row[0].partition("(")[2].rstrip(")") for row in rows),
+        axis="similarity of the nearest training picture",
     )
 
 
@@ -254,131 +268,6 @@ def photograph_tables(of: Photographs, seeds: Sequence[int], meteor: bool = True
         novelty_table(found),
         strength_table(found),
         nearest_table(found),
-        beams_table(found),
+        *(beams_table(found, name) for name in BY_NAME),
     ]
     return [table for table in tables if table.rows]
-
-
-# ---- the world -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WorldCaptions:
-    """Captions of the world's evaluation pictures, and what these show.
-
-    Attributes:
-        rows: name -> captions by picture id, one for each seed. scenes: of the evaluation pictures. seen: all facts
-            that training scenes show (`vivo.world.facts`). base: classes of the training captions.
-    """
-
-    rows: Mapping[str, Sequence[Texts]]
-    scenes: Mapping[str, Scene]
-    seen: frozenset[tuple[str, ...]]
-    base: frozenset[str]
-
-    def said(self, row: str) -> list[list[list[Said]]]:
-        """[seed][picture]: what the captions say of classes that are there."""
-        return [[judged(texts[i], scene) for i, scene in self.scenes.items()] for texts in self.rows[row]]
-
-
-def ratio(counts: Sequence[Sequence[tuple[float, float]]]) -> RatioScore:
-    """[seed][picture](right, said) -> right / said in percent."""
-    table = np.array(counts, dtype=np.float64)
-    return RatioScore(100 * table[..., 0], table[..., 1])
-
-
-def colours_right(found: WorldCaptions, row: str) -> Statistic:
-    """(d): of the colours that captions say of objects that are there, the share that is right, in percent."""
-    return ratio([[_count(one for one in said if len(one.fact) == 2) for said in seed] for seed in found.said(row)])
-
-
-def colours_told(found: WorldCaptions, row: str) -> Statistic:
-    """Of the tinted objects in the pictures, the share whose colour captions say rightly, in percent."""
-    told = []
-    for texts in found.rows[row]:
-        of_seed = []
-        for image_id, scene in found.scenes.items():
-            true = {fact for fact in shown(scene) if len(fact) == 2}
-            right = {one.fact for one in judged(texts[image_id], scene) if len(one.fact) == 2 and one.right}
-            of_seed.append((len(right & true), len(true)))
-        told.append(of_seed)
-    return ratio(told)
-
-
-def combinations_right(found: WorldCaptions, row: str, colours: bool, seen: bool) -> Statistic:
-    """(f): of what captions say of colours (or relations) of base classes, the share that is right, in percent, where
-    the true combination was in training pictures (or not).
-
-    Of an object in its natural colours there is no combination, and it is left out.
-    """
-    counts = []
-    for seed in found.said(row):
-        of_seed = []
-        for said in seed:
-            kept = [
-                one
-                for one in said
-                if (len(one.fact) == 2) == colours
-                and set(one.fact[1:] if colours else one.fact[::2]) <= found.base
-                and one.truth
-                and (not colours or one.truth[0][0])
-                and any(fact in found.seen for fact in one.truth) == seen
-            ]
-            of_seed.append(_count(kept))
-        counts.append(of_seed)
-    return ratio(counts)
-
-
-def _count(said) -> tuple[int, int]:
-    kept = list(said)
-    return sum(one.right for one in kept), len(kept)
-
-
-def colours_table(found: WorldCaptions) -> Table:
-    """(d)."""
-    rows = [
-        (row, shown_interval(bootstrap(colours_right(found, row))), shown_interval(bootstrap(colours_told(found, row))))
-        for row in found.rows
-    ]
-    after, before = "Show and Tell", "Show and Tell, frozen encoder"
-    if {after, before} <= set(found.rows):
-        cells = [paired_bootstrap(of(found, after), of(found, before)) for of in (colours_right, colours_told)]
-        rows.append(("fine-tuned minus frozen", *(shown_interval(cell, plus=True) for cell in cells)))
-    return Table(
-        "(d) Colours on the world (announcement: fine-tuning the encoder adds them)",
-        ("row", "of the colours said, right, %", "of the coloured objects, told rightly, %"),
-        tuple(rows),
-    )
-
-
-def combinations_table(found: WorldCaptions) -> Table:
-    """(f), colours and relations."""
-    rows = []
-    for row in found.rows:
-        cells = []
-        for colours in (True, False):
-            seen, unseen = (combinations_right(found, row, colours, known) for known in (True, False))
-            cells += [shown_interval(bootstrap(stat)) for stat in (seen, unseen)]
-        rows.append((row, *cells))
-    return Table(
-        "(f) Combinations of base classes that training pictures show, and others: of what is said, right, %",
-        ("row", "colours, seen", "colours, unseen", "relations, seen", "relations, unseen"),
-        tuple(rows),
-        (
-            "A colour is judged where the object is dyed, a relation where the two objects have any; chance is 1 of 9"
-            " colours.",
-        ),
-    )
-
-
-def world_captions(world: Path, rows: Mapping[str, Sequence[Texts]], base: Sequence[str]) -> WorldCaptions:
-    """What is needed to judge these captions of the world in a folder."""
-    from vivo.world.write import scenes_of
-
-    seen = shown_in(scenes_of(world, "coco_train").values())
-    return WorldCaptions(rows, scenes_of(world, "nocaps"), frozenset(seen), frozenset(base))
-
-
-def world_tables(found: WorldCaptions) -> list[Table]:
-    """All tables of the world."""
-    return [colours_table(found), combinations_table(found)]

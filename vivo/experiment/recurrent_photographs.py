@@ -29,8 +29,8 @@ from vivo.training.runs import show_and_tell
 
 FROZEN, JOINT = "finetune/show_and_tell_flickr.yaml", "finetune/show_and_tell_flickr_joint.yaml"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
-BEAMS, OF_BEAMS = (1, 2, 3, 5, 10), "joint"
-"""Widths of the curve, of the variant whose it is; 3 is the published one."""
+BEAMS, OF_BEAMS = (1, 2, 3, 4, 5, 6, 7), "frozen"
+"""Widths of the curve, and the variant whose it is; 3 is the published one."""
 ENSEMBLES = ("frozen", "joint")
 """Variants whose seeds also caption together."""
 
@@ -250,11 +250,16 @@ def captions(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3, mo
         seeds: one; or several, whose models caption as an ensemble.
     """
     first, *others = [of.run(name, seed) / model for seed in seeds]
-    file = f"predictions{'' if beam == 3 else f'_beam{beam}'}{'_ensemble' if others else ''}.json"
-    path = of.run(name, seeds[0]) / file
+    path = captions_file(of, name, seeds, beam)
     if path.is_file():
         return read_predictions(path)
     decode = load_eval_config(configs_dir() / RECURRENT[2]).decode
     decode = DecodeConfig(**vars(decode) | {"beam": beam})
     files = {e.image_id: of.pictures / e.file_name for e in of.split("test")}
     return predict_split(first, files, list(files), "none", decode, path, ensemble=others)
+
+
+def captions_file(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3) -> Path:
+    """Where `captions` writes."""
+    several = "_ensemble" if len(seeds) > 1 else ""
+    return of.run(name, seeds[0]) / f"predictions{'' if beam == 3 else f'_beam{beam}'}{several}.json"

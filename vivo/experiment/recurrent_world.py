@@ -1,11 +1,14 @@
 """The embedded world for the claims about Show and Tell: one colour of each base class is in no training caption."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vivo.data.predictions import read_predictions
+from vivo.data.region_format import sha256_of
 from vivo.demo import prepare
 from vivo.demo.pipeline import world_benchmark
 from vivo.demo.sizes import SIZES
+from vivo.errors import UserError
 from vivo.experiment import stages
 from vivo.experiment.plan import show_and_tell_plan
 from vivo.experiment.run import run_comparison, run_tasks
@@ -72,13 +75,29 @@ def compare(out: Path, seeds: int, quick: bool = False, jobs: int = 1) -> None:
         clock.lap()
 
 
-def row_captions(out: Path, seeds: int) -> dict[str, list[dict[str, str]]]:
-    """Row -> captions of the evaluation pictures, of each seed that has them."""
+def row_captions(out: Path, seeds: int, names: Sequence[str] = ()) -> dict[str, list[dict[str, str]]]:
+    """Row -> captions of the evaluation pictures, of each seed that has them.
+
+    Args:
+        names: of the rows; default: all.
+    """
     rows: dict[str, list[dict[str, str]]] = {}
     for row in show_and_tell_plan().rows:
         folder = out / "rows" / row.name.replace(", ", "-").replace(" ", "_")
         files = [folder / f"seed{seed}" / "predictions.json" for seed in range(seeds)]
         found = [read_predictions(file) for file in files if file.is_file()]
-        if found:
+        if found and (not names or row.name in names):
             rows[row.name] = found
     return rows
+
+
+def rows_of_demo(out: Path, demo: Path, seeds: int) -> dict[str, list[dict[str, str]]]:
+    """none and vivo of a `vivo demo` on the same evaluation pictures.
+
+    Raises:
+        UserError: its evaluation pictures are others.
+    """
+    ours, theirs = (folder / "world" / "nocaps" / "nocaps_val_captions.json" for folder in (out, demo))
+    if sha256_of(ours) != sha256_of(theirs):
+        raise UserError(f"{demo}: its evaluation pictures are not those of {out}; make one of the same size")
+    return row_captions(demo, seeds, [plan.name for plan in show_and_tell_plan().models])
