@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import empty_webp, many_scans, saved
 from PIL import Image
 from serving import KEY, OTHER_KEY, Server, running
 
@@ -251,6 +252,19 @@ def test_slow_and_broken_senders(server: Server) -> None:
     assert raw(server, huge).startswith(b"HTTP/1.1 400")  # not one byte of it is waited for
     assert raw(server, STREAM + b"X: " + b"y" * 100_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 400")
     assert server.ask("/healthz")[0] == 200
+
+
+def test_bombs_are_refused_undecoded_and_those_who_left_are_forgotten(server: Server) -> None:
+    seen = len(server.lines())
+    bombs = [empty_webp(15_900, 6_200)] * 4 + [many_scans(2_500, 2_000, 190)] * 12
+    for body in bombs:
+        raw(server, STREAM + f"Content-Length: {len(body)}\r\n\r\n".encode() + body, wait=False)
+    assert server.describe(saved(Image.new("RGB", (60, 60)), "PNG"))[0] == 200
+    while len(lines := server.lines()[seen:]) < len(bombs) + 1:  # each has a line, once its client was seen to leave
+        os.sched_yield()
+    assert [line["code"] for line in lines if line["status"] == 400] == ["InvalidImageSize"] * 4
+    rest = [line for line in lines if line["status"] in (429, 499)]
+    assert len(rest) == 12 and not any("width" in line for line in rest)  # not one was decoded to its end
 
 
 def test_bodies_that_are_no_picture(server: Server) -> None:

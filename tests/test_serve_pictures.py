@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vivo.serve.pictures import LARGEST_SIDE, Picture, quieten_pillow, read_picture
+from vivo.serve.headers import LARGEST_SIDE
+from vivo.serve.pictures import Picture, quieten_pillow, read_picture
 from vivo.serve.problems import Problem
 from vivo.serve.settings import Settings
 

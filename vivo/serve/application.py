@@ -40,9 +40,9 @@ def application(settings: Settings, describer: Describer | None = None) -> ASGIA
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        await service.start()
         yield
-        service.stop()
+        await service.stop()
 
     app = FastAPI(
         title="vivo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,

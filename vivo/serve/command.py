@@ -6,7 +6,6 @@ status 0.
 """
 
 import argparse
-import asyncio
 import atexit
 import os
 import shutil
@@ -19,27 +18,13 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from vivo.errors import UserError
+from vivo.serve.connections import PatientProtocol, allow_connections
 from vivo.serve.keys import read_keys
 from vivo.serve.pictures import quieten_pillow
 from vivo.serve.settings import Settings
-
-
-class PatientProtocol(H11Protocol):
-    """uvicorn's, which waits for ever for a request's first line; this one closes silent connections."""
-
-    seconds = Settings.header_seconds
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(self.seconds, self._close_if_silent)
-
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -118,7 +103,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def _configuration(make, settings: Settings, workers: int) -> uvicorn.Config:
-    PatientProtocol.seconds = settings.header_seconds
+    PatientProtocol.settings = settings
+    allow_connections(settings.connections)
     return uvicorn.Config(
         make,
         factory=True,
@@ -130,7 +116,6 @@ def _configuration(make, settings: Settings, workers: int) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         timeout_worker_healthcheck=30,
