@@ -284,7 +284,17 @@ def test_double_slashes_unknown_paths_and_methods(server: Server, scenes: list[P
     for path in ("/vision/v9.9/describe", "/vision/v3.2/ocr", "/nothing", "/page/..%2Fcommand.py", "/page/%2e%2e"):
         assert server.describe(b"x", path)[0] in (404, 405), path
     assert server.ask("/page/command.py")[0] == 404
-    assert server.ask("/vision/v3.2/describe")[0] == 405
+    status, _, said = server.ask("/vision/v3.2/describe")
+    assert status == 405 and json.loads(said)["error"]["message"] == "Method not allowed"
+
+
+def test_two_lengths_and_requests_without_an_answers_body(server: Server) -> None:
+    both = raw(server, STREAM + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    assert both.startswith(b"HTTP/1.1 400") and b"connection: close" in both.lower() and both.count(b"HTTP/1.1") == 1
+    for path in ("/", "/healthz", "/readyz", "/page/page.css"):
+        head = raw(server, f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert head.startswith(b"HTTP/1.1 200") and head.endswith(b"\r\n\r\n"), path
+        assert int(re.search(rb"content-length: (\d+)", head)[1]) == len(server.ask(path)[2])
 
 
 def test_keys_and_probes_of_the_process(server: Server, scenes: list[Path]) -> None:
@@ -296,6 +306,7 @@ def test_keys_and_probes_of_the_process(server: Server, scenes: list[Path]) -> N
     counted = re.findall(rb'vivo_requests_total{code="",operation="v3.2 describe",status="200"} (\d+)', page)
     assert status == 200 and int(counted[0]) >= 2
     assert b"vivo_batch_pictures_count" in page and b"vivo_queue_pictures 0" in page
+    assert b"vivo_decode_queue_pictures 0" in page
 
 
 def test_the_page_may_load_nothing_from_elsewhere(server: Server) -> None:
@@ -335,6 +346,11 @@ def test_options_that_are_refused(tiny_captioner: Path) -> None:
     command = ["serve", "--checkpoint", str(tiny_captioner), "--port", "0"]
     assert main(command) == main([*command, "--no-key", "--host", "0.0.0.0"]) == 2
     assert main([*command, "--no-key", "--allow-url-network", "10.0.0.1/8"]) == 2
+    for option, value in (
+        ("--port", "99999"), ("--drain-seconds", "inf"), ("--body-seconds", "nan"), ("--max-wait-ms", "nan"),
+        ("--device", "nonsense"), ("--device", "cuda:99"),
+    ):  # fmt: skip
+        assert main([*command, "--no-key", option, value]) == 2, option
 
 
 def test_sigterm_answers_what_is_there_and_ends_well(tiny_captioner: Path, tmp_path: Path, scenes: list[Path]) -> None:
@@ -353,6 +369,23 @@ def test_sigterm_answers_what_is_there_and_ends_well(tiny_captioner: Path, tmp_p
                     answer += part
                 assert answer.startswith(b"HTTP/1.1 200") and b"captions" in answer
         assert server.process.wait(60) == 0
+
+
+def test_what_is_not_done_in_time_is_told_so_when_the_service_stops(tiny_captioner: Path, tmp_path: Path) -> None:
+    long = many_scans(2_500, 2_000, 190)
+    with running(tiny_captioner, tmp_path, "--beam", "1", "--drain-seconds", "1") as server:
+        half = STREAM + b"Content-Length: 1000\r\n\r\nabc"
+        full = STREAM + f"Content-Length: {len(long)}\r\n\r\n".encode() + long
+        with ThreadPoolExecutor(10) as pool:
+            sent = [pool.submit(raw, server, content) for content in [half] * 2 + [full] * 8]
+            while b"vivo_requests_active 11.0" not in server.ask("/metrics", Authorization=f"Bearer {KEY}")[2]:
+                os.sched_yield()
+            os.kill(server.process.pid, signal.SIGTERM)
+            answers = [one.result() for one in sent]
+        assert server.process.wait(60) == 0
+        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers[:2])
+        assert {answer[9:12] for answer in answers[2:]} <= {b"503", b"200"}
+        assert "Traceback" not in server.log.read_text() and {line["status"] for line in server.lines()} <= {503, 200}
 
 
 def _until_refused(port: int) -> None:

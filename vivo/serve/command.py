@@ -30,6 +30,7 @@ from vivo.serve.settings import Settings
 def serve(arguments: argparse.Namespace) -> int:
     """Run until told to stop."""
     settings = settings_of(arguments)
+    _check_device(settings.device)
     listening = _listen(arguments.host, arguments.port)
     if arguments.workers > 1:
         folder = tempfile.mkdtemp(prefix="vivo-metrics-")
@@ -83,8 +84,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     networks = tuple(map(_network, arguments.allow_url_network))
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise UserError(f"--threshold {arguments.threshold}: must be from 0 to 1")
-    if arguments.max_wait_ms < 0 or arguments.memory_mb < 64:
-        raise UserError("--max-wait-ms must be 0 or more, --memory-mb 64 or more")
+    if not 0 <= arguments.max_wait_ms <= 10_000 or arguments.memory_mb < 64:
+        raise UserError("--max-wait-ms must be from 0 to 10000, --memory-mb 64 or more")
+    if not (0 < arguments.body_seconds <= 3600 and 0 < arguments.drain_seconds <= 3600):  # nan is neither
+        raise UserError("--body-seconds and --drain-seconds must be above 0, up to 3600")
+    if arguments.port > 65535:
+        raise UserError(f"--port {arguments.port}: must be from 0 to 65535")
     return Settings(
         checkpoint=arguments.checkpoint,
         device=arguments.device,
@@ -145,6 +150,18 @@ def _network(text: str):
         return ip_network(text)
     except ValueError as error:
         raise UserError(f"--allow-url-network {text}: {error}; give a network as 10.1.2.0/24") from None
+
+
+def _check_device(name: str | None) -> None:
+    """Raises: UserError, where PyTorch has no such device."""
+    if name is None:
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):  # the second: PyTorch without CUDA
+        raise UserError(f"--device {name}: there is none here; give cpu, or cuda where there is a GPU") from None
 
 
 def _check_checkpoint(settings: Settings) -> None:

@@ -54,8 +54,10 @@ class Service:
             describer.describe, settings.batch, settings.batch_seconds, settings.queue, self.metrics.batch
         )
         self.decoding = Decoding(settings, max(2, min(8, os.cpu_count() or 2)))
-        self.metrics.waiting.set_function(lambda: self.batcher.waiting) if not _several() else None
-        self.metrics.memory.set_function(lambda: self.memory.held) if not _several() else None
+        if not _several():
+            self.metrics.waiting.set_function(lambda: self.batcher.waiting)
+            self.metrics.decoding.set_function(lambda: self.decoding.waiting)
+            self.metrics.memory.set_function(lambda: self.memory.held)
         threshold = settings.threshold
         self.threshold = describer.threshold if threshold is None else threshold
 
@@ -77,11 +79,16 @@ class Service:
             if not name:
                 raise not_allowed()
             request.state.fields["key"] = name
+        self.check_host(request)
+
+    def check_host(self, request: Request) -> None:
+        """Raises: Problem, 421, where there are no keys and the name is not ours: see `Settings.hosts`."""
+        if self.keys:
             return
         host = request.headers.get("host", "")
         if not host.endswith("]"):
             host = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
-        if host.lower() not in self.settings.hosts:
+        if host.lower().removesuffix(".") not in self.settings.hosts:
             raise Problem(421, "InvalidRequest", "This service without keys answers only on loopback names.")
 
     async def describe(self, request: Request, file: PictureFile, wanted: Wanted) -> tuple[Description, Picture]:
@@ -91,6 +98,8 @@ class Service:
             Problem: whatever is wrong. ClientDisconnect: nobody waits for the answer any more.
         """
         self.batcher.check_room()
+        if _several():
+            self._set_gauges()
         async with share_of(self.memory) as share:
             data = await self._picture_bytes(request, file, share)
             if not data:
@@ -123,6 +132,12 @@ class Service:
         del data
         description, job = await self.batcher.describe(picture, wanted, self.settings.wait_seconds)
         return description, picture, job
+
+    def _set_gauges(self) -> None:
+        """What several processes write into files, whenever a request comes."""
+        self.metrics.waiting.set(self.batcher.waiting)
+        self.metrics.decoding.set(self.decoding.waiting)
+        self.metrics.memory.set(self.memory.held)
 
     def shown(self, description: Description) -> list[Scored]:
         """The captions that are sure enough; none, where the first is not."""
