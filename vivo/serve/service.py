@@ -97,9 +97,14 @@ class Service:
         Raises:
             Problem: whatever is wrong. ClientDisconnect: nobody waits for the answer any more.
         """
+        try:
+            return await self._describe(request, file, wanted)
+        finally:
+            if _several():
+                self._set_gauges()
+
+    async def _describe(self, request: Request, file: PictureFile, wanted: Wanted) -> tuple[Description, Picture]:
         self.batcher.check_room()
-        if _several():
-            self._set_gauges()
         async with share_of(self.memory) as share:
             data = await self._picture_bytes(request, file, share)
             if not data:
@@ -134,7 +139,7 @@ class Service:
         return description, picture, job
 
     def _set_gauges(self) -> None:
-        """What several processes write into files, whenever a request comes."""
+        """What several processes write into files, whenever a request ends."""
         self.metrics.waiting.set(self.batcher.waiting)
         self.metrics.decoding.set(self.decoding.waiting)
         self.metrics.memory.set(self.memory.held)
