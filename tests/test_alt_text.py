@@ -1,11 +1,13 @@
 """Alternative texts of a folder: three kinds of file, resumed where they were interrupted, empty where unsure."""
 
 import csv
+import io
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -56,7 +58,10 @@ def test_three_kinds_say_the_same(
         assert [(row["file"], row["alt"]) for row in csv.DictReader(file)] == [(r["file"], r["alt"]) for r in rows]
     page = (tmp_path / "out.html").read_text()
     assert len(re.findall(r'<img src="[^"<>]+" alt="[^"<>]*"', page)) == 4
-    assert 'src="blog%20%26%20more/%22b%22.jpg"' in page and 'src="blog%20%26%20more/c%20%231.png"' in page
+    assert 'blog%20%26%20more/%22b%22.jpg"' in page and 'blog%20%26%20more/c%20%231.png"' in page
+    assert [(tmp_path / unquote(source)).resolve() for source in re.findall('src="([^"]+)"', page)] == [
+        (site / row["file"]).resolve() for row in rows
+    ]  # wherever the page lies
     assert list(tmp_path.glob(".*")) == []
 
 
@@ -132,3 +137,11 @@ def test_markup_in_a_caption_stays_text() -> None:
     row = AltText("a.png", '<script>"x"</script>', 0.5, "", "")
     page = as_text([row], ".html")
     assert "<script>" not in page and "&lt;script&gt;&quot;x&quot;" in page and "(50%)" in page
+
+
+def test_no_cell_is_a_formula() -> None:
+    names = ["=cmd|' calc'!A0.png", "+1.png", "-1.png", "@x.png", "a=1.png"]
+    rows = [AltText(name, "=1+1" if name == "a=1.png" else "A dog.", 0.5, "a dog") for name in names]
+    found = list(csv.DictReader(io.StringIO(as_text(rows, ".csv"))))
+    assert [row["file"] for row in found] == [f"./{name}" for name in names[:4]] + names[4:]
+    assert [row["alt"] for row in found] == ["A dog."] * 4 + ["'=1+1"]

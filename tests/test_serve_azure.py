@@ -141,6 +141,8 @@ def test_older_interfaces_have_flat_errors_and_no_model_version(server: Server, 
     assert status == 400 and set(error) == {"code", "message", "requestId"} and error["code"] == "InvalidImageFormat"
     status, error = server.describe(b"", f"/vision/{version}/ocr")
     assert status == 404
+    status, error = server.describe(b"", f"/vision/{version}/describe", key="wrong")
+    assert status == 401 and error["code"] == "401" and error["message"].startswith("Access denied")
 
 
 def test_image_analysis(server: Server, scene: Path) -> None:
@@ -204,4 +206,7 @@ def test_the_sample_program(server: Server, scene: Path, tiny_captioner: Path, t
         assert status == 200 and "captionResult" not in found and found["tagsResult"]["values"]
         assert json.loads(unsure.ask("/api/service")[2])["threshold"] == 1.0
         assert unsure.describe(b"", Host="localhost:9")[0] == 400  # without keys, by loopback names alone
+        assert unsure.describe(b"", Host="localhost.:9")[0] == 400
         assert unsure.describe(b"", Host="rebind.example")[0] == 421
+        for path in ("/metrics", "/api/service"):
+            assert [unsure.ask(path, Host=host)[0] for host in ("rebind.example", "localhost:9")] == [421, 200]

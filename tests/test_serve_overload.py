@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import empty_webp, many_scans, saved
 from PIL import Image
 from serving import KEY, OTHER_KEY, Server, running
 
@@ -249,8 +250,21 @@ def test_slow_and_broken_senders(server: Server) -> None:
     assert raw(server, STREAM + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n").startswith(b"HTTP/1.1 400")
     huge = STREAM + b"Content-Length: 99999999999\r\n\r\n"
     assert raw(server, huge).startswith(b"HTTP/1.1 400")  # not one byte of it is waited for
-    assert raw(server, STREAM + b"X: " + b"y" * 100_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert raw(server, STREAM + b"Connection: close\r\nX: " + b"y" * 100_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 400")
     assert server.ask("/healthz")[0] == 200
+
+
+def test_bombs_are_refused_undecoded_and_those_who_left_are_forgotten(server: Server) -> None:
+    seen = len(server.lines())
+    bombs = [empty_webp(15_900, 6_200)] * 4 + [many_scans(2_500, 2_000, 190)] * 12
+    for body in bombs:
+        raw(server, STREAM + f"Content-Length: {len(body)}\r\n\r\n".encode() + body, wait=False)
+    assert server.describe(saved(Image.new("RGB", (60, 60)), "PNG"))[0] == 200
+    while len(lines := server.lines()[seen:]) < len(bombs) + 1:  # each has a line, once its client was seen to leave
+        os.sched_yield()
+    assert [line["code"] for line in lines if line["status"] == 400] == ["InvalidImageSize"] * 4
+    rest = [line for line in lines if line["status"] in (429, 499)]
+    assert len(rest) == 12 and not any("width" in line for line in rest)  # not one was decoded to its end
 
 
 def test_bodies_that_are_no_picture(server: Server) -> None:
@@ -270,7 +284,17 @@ def test_double_slashes_unknown_paths_and_methods(server: Server, scenes: list[P
     for path in ("/vision/v9.9/describe", "/vision/v3.2/ocr", "/nothing", "/page/..%2Fcommand.py", "/page/%2e%2e"):
         assert server.describe(b"x", path)[0] in (404, 405), path
     assert server.ask("/page/command.py")[0] == 404
-    assert server.ask("/vision/v3.2/describe")[0] == 405
+    status, _, said = server.ask("/vision/v3.2/describe")
+    assert status == 405 and json.loads(said)["error"]["message"] == "Method not allowed"
+
+
+def test_two_lengths_and_requests_without_an_answers_body(server: Server) -> None:
+    both = raw(server, STREAM + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    assert both.startswith(b"HTTP/1.1 400") and b"connection: close" in both.lower() and both.count(b"HTTP/1.1") == 1
+    for path in ("/", "/healthz", "/readyz", "/page/page.css"):
+        head = raw(server, f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert head.startswith(b"HTTP/1.1 200") and head.endswith(b"\r\n\r\n"), path
+        assert int(re.search(rb"content-length: (\d+)", head)[1]) == len(server.ask(path)[2])
 
 
 def test_keys_and_probes_of_the_process(server: Server, scenes: list[Path]) -> None:
@@ -282,6 +306,7 @@ def test_keys_and_probes_of_the_process(server: Server, scenes: list[Path]) -> N
     counted = re.findall(rb'vivo_requests_total{code="",operation="v3.2 describe",status="200"} (\d+)', page)
     assert status == 200 and int(counted[0]) >= 2
     assert b"vivo_batch_pictures_count" in page and b"vivo_queue_pictures 0" in page
+    assert b"vivo_decode_queue_pictures 0" in page
 
 
 def test_the_page_may_load_nothing_from_elsewhere(server: Server) -> None:
@@ -321,6 +346,11 @@ def test_options_that_are_refused(tiny_captioner: Path) -> None:
     command = ["serve", "--checkpoint", str(tiny_captioner), "--port", "0"]
     assert main(command) == main([*command, "--no-key", "--host", "0.0.0.0"]) == 2
     assert main([*command, "--no-key", "--allow-url-network", "10.0.0.1/8"]) == 2
+    for option, value in (
+        ("--port", "99999"), ("--drain-seconds", "inf"), ("--body-seconds", "nan"), ("--max-wait-ms", "nan"),
+        ("--device", "nonsense"), ("--device", "cuda:99"),
+    ):  # fmt: skip
+        assert main([*command, "--no-key", option, value]) == 2, option
 
 
 def test_sigterm_answers_what_is_there_and_ends_well(tiny_captioner: Path, tmp_path: Path, scenes: list[Path]) -> None:
@@ -339,6 +369,24 @@ def test_sigterm_answers_what_is_there_and_ends_well(tiny_captioner: Path, tmp_p
                     answer += part
                 assert answer.startswith(b"HTTP/1.1 200") and b"captions" in answer
         assert server.process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_what_is_not_done_in_time_is_told_so_when_the_service_stops(tiny_captioner: Path, tmp_path: Path) -> None:
+    long = many_scans(2_500, 2_000, 190)
+    with running(tiny_captioner, tmp_path, "--beam", "1", "--drain-seconds", "1") as server:
+        half = STREAM + b"Content-Length: 1000\r\n\r\nabc"
+        full = STREAM + f"Content-Length: {len(long)}\r\n\r\n".encode() + long
+        with ThreadPoolExecutor(10) as pool:
+            sent = [pool.submit(raw, server, content) for content in [half] * 2 + [full] * 8]
+            while b"vivo_requests_active 11.0" not in server.ask("/metrics", Authorization=f"Bearer {KEY}")[2]:
+                os.sched_yield()
+            os.kill(server.process.pid, signal.SIGTERM)
+            answers = [one.result() for one in sent]
+        assert server.process.wait(60) == 0
+        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers[:2])
+        assert {answer[9:12] for answer in answers[2:]} <= {b"503", b"200"}
+        assert "Traceback" not in server.log.read_text() and {line["status"] for line in server.lines()} <= {503, 200}
 
 
 def _until_refused(port: int) -> None:

@@ -6,7 +6,6 @@ The browser's camera is Chromium's own fake one, which films a rolling disc.
 import base64
 import json
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -390,48 +389,6 @@ def test_its_policy_forbids(browser: Browser, server: Server) -> None:
     assert refused == "refused" and {"connect-src", "img-src", "style-src-attr"} == set(tab.value("violations"))
     assert browser.errors
     browser.errors.clear()
-    tab.close()
-
-
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("size", [(1280, 900, False), PHONE], ids=["desk", "phone"])
-def test_axe_finds_nothing(browser: Browser, server: Server, scene: Path, size: tuple, dark: bool) -> None:
-    """axe-core's rules, WCAG 2.1 A and AA and its best practices, in each state of the page."""
-    tab = open_page(browser, server, size=size)
-    features = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
-    tab.send(
-        "Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in features.items()]
-    )
-    tab.send("Runtime.evaluate", expression=files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
-
-    def check() -> None:
-        assert tab.value("document.documentElement.scrollWidth <= innerWidth")  # nothing to push sideways
-        found = tab.value(
-            "axe.run().then(({ passes, violations }) => [passes.length,"
-            " violations.map(({ id, impact, nodes }) => [id, impact, nodes.map(({ html }) => html)])])"
-        )
-        assert found[0] > 15 and found[1] == []
-
-    check()
-    tab.choose_file("#file", scene)
-    wait(tab, "done")
-    check()
-    tab.value("document.querySelector('.word.hanging').focus()")
-    check()
-    tab.click("#key")
-    check()
-    tab.press("Escape")
-    tab.click("#camera")
-    wait(tab, "camera")
-    tab.click("#live")
-    tab.until("document.querySelector('#found .caption')")
-    check()
-    tab.click("#live")
-    tab.value("navigator.clipboard.writeText('').catch(() => 0)")
-    tab.drop("#main", Path(__file__))
-    tab.until("!document.getElementById('trouble').hidden")
-    check()
-    check_clean(tab, browser, server)
     tab.close()
 
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vivo.serve.pictures import LARGEST_SIDE, Picture, quieten_pillow, read_picture
+from vivo.serve.headers import LARGEST_SIDE
+from vivo.serve.pictures import Picture, quieten_pillow, read_picture
 from vivo.serve.problems import Problem
 from vivo.serve.settings import Settings
 
@@ -86,6 +87,8 @@ def test_colours_that_are_not_rgb() -> None:
     clear = pixels().convert("RGBA")
     clear.putalpha(0)
     assert difference(read(saved(clear, "PNG")).image, Image.new("RGB", (64, 80), "white")) == 0
+    one = saved(Image.new("RGB", (64, 80), (1, 2, 3)), "PNG", transparency=(1, 2, 3))  # one colour that is clear
+    assert read(one).image.getpixel((0, 0)) == (255, 255, 255)
     hidden = palette.copy()  # a palette's transparent entry
     hidden.info["transparency"] = hidden.getpixel((0, 0))
     assert read(saved(hidden, "PNG", transparency=hidden.getpixel((0, 0)))).image.getpixel((0, 0)) == (255, 255, 255)

@@ -40,7 +40,8 @@ def refused(url: str, settings: Settings = OPEN, most: int = 1000) -> Problem:
     [
         "127.0.0.1", "127.8.9.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.1.1", "169.254.169.254", "0.0.0.0",
         "100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192", "198.18.0.1", "224.0.0.1", "240.0.0.1",
-        "255.255.255.255", "192.0.2.1", "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1",
+        "255.255.255.255", "192.0.2.1", "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1",
+        "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::", "2002:a00:1::1", "::127.0.0.1", "::ffff:168.63.129.16",
     ],
@@ -64,6 +65,7 @@ def test_networks_allow_what_lies_in_them_and_metadata_never() -> None:
     everything = (ip_network("0.0.0.0/0"), ip_network("::/0"))
     assert all(is_allowed(ip_address(a), everything) for a in ("10.0.0.1", "127.0.0.1", "::1", "fe80::1"))
     assert not any(is_allowed(a, everything) for a in METADATA)
+    assert not any(is_allowed(ip_address(a), everything) for a in ("fd20:ce::254", "169.254.170.23", "fd00:ec2::23"))
     assert not is_allowed(ip_address("::ffff:169.254.169.254"), everything)
 
 

@@ -2,7 +2,7 @@
 
     vivo caption PICTURES --checkpoint DIR --alt-text out.csv        or out.json, or out.html
 
-    file          of the picture, relative to the folder that was given
+    file          of the picture, relative to the folder that was given (in .html also where it lies from there)
     alt           the caption as a sentence; empty where the model is not sure enough, or the picture is broken
     confidence    P(every object named is there), where the checkpoint is calibrated (eval/calibrate.py)
     caption       what the model wrote, also where it is not sure
@@ -18,7 +18,7 @@ import html
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -79,7 +79,9 @@ def write_alt_texts(
     finally:
         os.close(held)
     ordered = [rows[name] for _, name in files]
-    atomic_write_text(out, as_text(ordered, out.suffix.lower()))
+    here = out.parent.resolve()
+    sources = {name: Path(os.path.relpath(path.resolve(), here)).as_posix() for path, name in files}
+    atomic_write_text(out, as_text(ordered, out.suffix.lower(), sources))
     remove_file(_journal_of(out))
     return ordered
 
@@ -146,24 +148,37 @@ def sentence(caption: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
 
 
-def as_text(rows: Sequence[AltText], kind: str) -> str:
-    """The file's content."""
+def as_text(rows: Sequence[AltText], kind: str, sources: Mapping[str, str] | None = None) -> str:
+    """The file's content.
+
+    Args:
+        sources: of each picture's name, where it lies from the file; None: where its name says.
+    """
     if kind == ".json":
         return json_text([asdict(row) for row in rows])
     if kind == ".csv":
         written = io.StringIO()
         table = csv.DictWriter(written, list(asdict(rows[0])), lineterminator="\n")
         table.writeheader()
-        table.writerows(asdict(row) for row in rows)
+        table.writerows(_no_formula(row) for row in rows)
         return written.getvalue()
-    return _page(rows)
+    return _page(rows, sources or {})
 
 
-def _page(rows: Sequence[AltText]) -> str:
-    """A page to read the texts beside their pictures; it lies where the names of the pictures lead from."""
+def _no_formula(row: AltText) -> dict[str, str | float | None]:
+    """The row, so that no table program takes a cell of it for a formula (=cmd|...): a name gets ./, a text an '."""
+    cells = asdict(row)
+    for name, cell in cells.items():
+        if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+            cells[name] = ("./" if name == "file" else "'") + cell
+    return cells
+
+
+def _page(rows: Sequence[AltText], sources: Mapping[str, str]) -> str:
+    """A page to read the texts beside their pictures."""
     figures = []
     for row in rows:
-        source, alt = html.escape(quote(row.file)), html.escape(row.alt)
+        source, alt = html.escape(quote(sources.get(row.file, row.file))), html.escape(row.alt)
         sure = "" if row.confidence is None else f" <small>({row.confidence:.0%})</small>"
         note = html.escape(row.problem or row.alt or f"not sure enough: {row.caption}") + sure
         picture = f'<img src="{source}" alt="{alt}" loading="lazy">'

@@ -7,8 +7,9 @@ Three parts, on one machine in one run:
 1. one at a time    `--batch 1`: every picture is a batch of its own; --clients of them ask at once
 2. micro-batching   the default; the same pictures, the same clients
 3. abuse            --requests requests by --clients at once: pictures among garbage, wrong keys, broken HTTP, bodies
-                    that are too large, senders that stop and senders that leave; each answer is compared with what
-                    the service says of the picture when nothing else is going on; memory is looked at all along
+                    that are too large, senders that stop and senders that leave, pictures that are made to be long
+                    or large to decode, from clients that stay and that leave; each answer is compared with what the
+                    service says of the picture when nothing else is going on; memory is looked at all along
 
 Without --checkpoint, a random model on the features of the embedded detector: as much work for the detector as a
 trained one, less for the captioner. A refusal (429) is waited out as Retry-After says, and counted.
@@ -17,6 +18,7 @@ trained one, less for the captioner. A refusal (429) is waited out as Retry-Afte
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import tempfile
@@ -28,11 +30,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from hostile import empty_webp, many_scans  # beside the tests
 from serving import KEY, Server, make_captioner, running  # beside the tests
 
 PATH = "/vision/v3.2/describe?maxCandidates=3"
 SHARE_GOOD = 0.3
-ABUSE = ("garbage", "wrong key", "too large", "no http", "stops sending", "leaves", "tags", "4.0")
+ABUSE = (
+    "garbage", "wrong key", "too large", "no http", "stops sending", "leaves", "tags", "4.0", "bomb", "long to decode",
+    "long to decode, leaves",
+)  # fmt: skip
+BOMB = empty_webp(15_900, 6_200)  # 1.5 GB, if anybody decoded it
+LONG = many_scans(2_500, 2_000, 190)  # as long as the service allows
 
 
 @dataclass
@@ -108,6 +116,9 @@ async def bad(port: int, kind: str, picture: bytes, counts: Counts) -> None:
         "no http": (b"\x16\x03\x01\x02\x00" + random.randbytes(100) + b"\r\n\r\n", False, {400, "closed"}),
         "stops sending": (request(picture[:2000], length=len(picture)), False, {408, 429}),
         "leaves": (request(picture), True, {"closed"}),
+        "bomb": (request(BOMB), False, {400, 429}),
+        "long to decode": (request(LONG), False, {200, 400, 429, 503}),  # 400: not in 10 s; 503: its turn never came
+        "long to decode, leaves": (request(LONG), True, {"closed"}),
         "tags": (request(picture, "/vision/v3.1/tag"), False, {200, 429}),
         "4.0": (
             request(picture, "/computervision/imageanalysis:analyze?api-version=2023-10-01&features=caption"),
@@ -137,10 +148,24 @@ async def crowd(clients: int, jobs: int, work: Callable, watch: Callable[[int], 
     return time.perf_counter() - begun
 
 
-def memory_of(server: Server) -> float:
-    """Resident memory of the service, MiB."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+def memory_of(server: Server) -> tuple[float, float]:
+    """Resident memory of the service and of its decode processes, MiB."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    own, *others = (_resident(Path(f"/proc/{one}/status")) for one in (str(pid), *children))
+    return round(own, 1), round(sum(others), 1)
+
+
+def _resident(status: Path) -> float:
+    try:
+        return int(status.read_text().split("VmRSS:")[1].split()[0]) / 1024
+    except (OSError, IndexError):  # it has just been stopped
+        return 0.0
+
+
+def load() -> float:
+    """Of the machine, the last minute."""
+    return round(os.getloadavg()[0], 1)
 
 
 def speed(server: Server, pictures: list[bytes], clients: int, jobs: int) -> dict[str, float]:
@@ -161,6 +186,7 @@ def speed(server: Server, pictures: list[bytes], clients: int, jobs: int) -> dic
         "p50 s": round(times[len(times) // 2], 3),
         "p95 s": round(times[int(len(times) * 0.95)], 3),
         "refused": counts.refused,
+        "load": load(),
     }
 
 
@@ -180,8 +206,8 @@ def abuse(server: Server, pictures: list[bytes], clients: int, jobs: int) -> dic
 
     def watch(done: int) -> None:
         if done % max(1, jobs // 10) == 0:
-            rss.append(round(memory_of(server), 1))
-            print(f"{done:6} requests  {rss[-1]:8.1f} MiB", file=sys.stderr, flush=True)
+            rss.append((*memory_of(server), load()))
+            print(f"{done:6} requests  {rss[-1][0]:8.1f} MiB, decoders {rss[-1][1]} MiB", file=sys.stderr, flush=True)
 
     seconds = asyncio.run(crowd(clients, jobs, work, watch))
     times = sorted(counts.seconds)
@@ -193,9 +219,10 @@ def abuse(server: Server, pictures: list[bytes], clients: int, jobs: int) -> dic
         "p50 s": round(times[len(times) // 2], 3),
         "p95 s": round(times[int(len(times) * 0.95)], 3),
         "refused": counts.refused,
+        "load": load(),
         "wrong": counts.wrong,
         "statuses": {f"{kind}: {status}": count for (kind, status), count in sorted(counts.statuses.items(), key=str)},
-        "MiB after each tenth": rss,
+        "after each tenth: MiB, MiB of decoders, load": rss,
     }
 
 
@@ -234,12 +261,17 @@ def main() -> None:
         if arguments.requests:
             with running(folder, Path(work), "--body-seconds", "2") as server:
                 found["abuse"] = abuse(server, pictures, arguments.clients, arguments.requests)
-    columns = ("clients", "requests", "requests/s", "p50 s", "p95 s", "refused")
+    columns = ("clients", "requests", "requests/s", "p50 s", "p95 s", "refused", "load")
     print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, row in found.items():
         print(f"| {name} | {' | '.join(str(row[column]) for column in columns)} |")
     if "abuse" in found:
-        print(json.dumps({k: found["abuse"][k] for k in ("wrong", "statuses", "MiB after each tenth")}, indent=1))
+        print(
+            json.dumps(
+                {k: found["abuse"][k] for k in ("wrong", "statuses", "after each tenth: MiB, MiB of decoders, load")},
+                indent=1,
+            )
+        )
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -76,7 +76,7 @@ def safe_name(image_id: str) -> str:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """RGB copy of any Pillow picture; alpha is laid over white (Pillow alone would show hidden colours)."""
-    if picture.mode == "RGB":
+    if picture.mode == "RGB" and "transparency" not in picture.info:  # a PNG may name one colour that is clear
         return picture
     if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips everything above 255
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")

@@ -8,12 +8,18 @@ Address = IPv4Address | IPv6Address
 METADATA = frozenset(
     map(
         ip_address,
-        ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"),
+        (
+            "169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192",
+            "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+        ),
     )
-)
+)  # fmt: skip
 """Where clouds tell a machine its secrets (AWS, GCP, Azure, Alibaba, Oracle); never allowed, whatever the networks."""
 _SPECIAL = tuple(
-    map(ip_network, ("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "3fff::/20", "5f00::/16"))
+    map(
+        ip_network,
+        ("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "3fff::/20", "5f00::/16", "fec0::/10"),
+    )
 )
 """What IANA keeps for special use and some versions of Python's `ipaddress` call global."""
 _NAT64 = ip_network("64:ff9b::/96")

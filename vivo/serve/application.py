@@ -1,5 +1,6 @@
 """The application: routes, errors in the shape that the asked interface has, and the frame around every request."""
 
+import asyncio
 import logging
 import re
 import time
@@ -40,9 +41,9 @@ def application(settings: Settings, describer: Describer | None = None) -> ASGIA
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        await service.start()
         yield
-        service.stop()
+        await service.stop()
 
     app = FastAPI(
         title="vivo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -89,6 +90,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         """For Prometheus; with a key (also as `Authorization: Bearer KEY`), where there are keys."""
         bearer = request.headers.get("authorization", "")
         given = request.headers.get(KEY_HEADER) or bearer.removeprefix("Bearer ")
+        service.check_host(request)
         if service.keys and not service.keys.name_of(given):
             raise not_allowed()
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -101,7 +103,7 @@ def _add_errors(app: FastAPI) -> None:
         request.state.fields["code"] = problem.inner or problem.code
         if problem.__cause__ is not None:
             request.state.fields["cause"] = type(problem.__cause__).__name__
-        flat = re.match(r"/vision/v(2\.\d|3\.[01])/", request.url.path) and problem.status != 401
+        flat = re.match(r"/vision/v(2\.\d|3\.[01])/", request.url.path)
         body = problem.flat(request.state.request_id) if flat else problem.nested()
         return JSONResponse(body, problem.status, problem.headers())
 
@@ -120,7 +122,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> Response:
-        found = answer(request, Problem(error.status_code, str(error.status_code), "Resource not found"))
+        said = "Method not allowed" if error.status_code == 405 else "Resource not found"
+        found = answer(request, Problem(error.status_code, str(error.status_code), said))
         found.headers.update(error.headers or {})
         return found
 
@@ -142,7 +145,18 @@ class Frame:
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+        self.app, self.service, self.active = app, service, 0
+
+    def _refused(self, scope: Scope, operation: str) -> Problem | None:
+        """A body whose end two headers tell differently; whatever comes when too much is there already."""
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy before us may have believed the other one
+            return Problem(
+                400, "InvalidRequest", "Content-Length and Transfer-Encoding exclude each other.", close=True
+            )
+        if operation != "probe" and self.active > self.service.settings.connections:
+            return Problem(503, "ServiceUnavailable", "Too many requests.", retry_after=2, close=True)
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -163,9 +177,23 @@ class Frame:
 
         operation = operation_of(scope["method"], scope["path"])
         metrics.active.inc()
+        self.active += 1
         try:
-            await self.app(scope, receive, framed)
+            refused = self._refused(scope, operation)
+            if refused is not None:
+                fields["code"] = refused.code
+                await JSONResponse(refused.nested(), refused.status, refused.headers())(scope, receive, framed)
+            elif scope["method"] == "HEAD":  # as GET; uvicorn leaves the body out
+                await self.app({**scope, "method": "GET"}, receive, framed)
+            else:
+                await self.app(scope, receive, framed)
+        except asyncio.CancelledError:  # the time to finish after SIGTERM is over
+            fields["code"] = "Stopping"
+            if status == 500:  # nothing of an answer has gone out
+                late = Problem(503, "ServiceUnavailable", "The service is stopping.", "", retry_after=5, close=True)
+                await JSONResponse(late.nested(), late.status, late.headers())(scope, receive, framed)
         finally:
+            self.active -= 1
             metrics.active.dec()
             seconds = time.perf_counter() - begun
             metrics.requests.labels(operation, str(status), fields.get("code", "")).inc()
@@ -189,7 +217,7 @@ def operation_of(method: str, path: str) -> str:
     ]
     for pattern, name in known:
         found = re.fullmatch(pattern, path)
-        if found and method in ("GET", "POST"):
+        if found and method in ("GET", "HEAD", "POST"):
             return name(found)
     return "other"
 

@@ -6,7 +6,6 @@ status 0.
 """
 
 import argparse
-import asyncio
 import atexit
 import os
 import shutil
@@ -19,32 +18,19 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from vivo.errors import UserError
+from vivo.serve.connections import PatientProtocol, allow_connections
 from vivo.serve.keys import read_keys
 from vivo.serve.pictures import quieten_pillow
 from vivo.serve.settings import Settings
 
 
-class PatientProtocol(H11Protocol):
-    """uvicorn's, which waits for ever for a request's first line; this one closes silent connections."""
-
-    seconds = Settings.header_seconds
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(self.seconds, self._close_if_silent)
-
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-
 def serve(arguments: argparse.Namespace) -> int:
     """Run until told to stop."""
     settings = settings_of(arguments)
+    _check_device(settings.device)
     listening = _listen(arguments.host, arguments.port)
     if arguments.workers > 1:
         folder = tempfile.mkdtemp(prefix="vivo-metrics-")
@@ -98,8 +84,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     networks = tuple(map(_network, arguments.allow_url_network))
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise UserError(f"--threshold {arguments.threshold}: must be from 0 to 1")
-    if arguments.max_wait_ms < 0 or arguments.memory_mb < 64:
-        raise UserError("--max-wait-ms must be 0 or more, --memory-mb 64 or more")
+    if not 0 <= arguments.max_wait_ms <= 10_000 or arguments.memory_mb < 64:
+        raise UserError("--max-wait-ms must be from 0 to 10000, --memory-mb 64 or more")
+    if not (0 < arguments.body_seconds <= 3600 and 0 < arguments.drain_seconds <= 3600):  # nan is neither
+        raise UserError("--body-seconds and --drain-seconds must be above 0, up to 3600")
+    if arguments.port > 65535:
+        raise UserError(f"--port {arguments.port}: must be from 0 to 65535")
     return Settings(
         checkpoint=arguments.checkpoint,
         device=arguments.device,
@@ -118,7 +108,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def _configuration(make, settings: Settings, workers: int) -> uvicorn.Config:
-    PatientProtocol.seconds = settings.header_seconds
+    PatientProtocol.settings = settings
+    allow_connections(settings.connections)
     return uvicorn.Config(
         make,
         factory=True,
@@ -130,7 +121,6 @@ def _configuration(make, settings: Settings, workers: int) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         timeout_worker_healthcheck=30,
@@ -160,6 +150,18 @@ def _network(text: str):
         return ip_network(text)
     except ValueError as error:
         raise UserError(f"--allow-url-network {text}: {error}; give a network as 10.1.2.0/24") from None
+
+
+def _check_device(name: str | None) -> None:
+    """Raises: UserError, where PyTorch has no such device."""
+    if name is None:
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):  # the second: PyTorch without CUDA
+        raise UserError(f"--device {name}: there is none here; give cpu, or cuda where there is a GPU") from None
 
 
 def _check_checkpoint(settings: Settings) -> None:

@@ -36,7 +36,8 @@ class Metrics:
         self.withheld = Counter("vivo_captions_withheld_total", "Pictures without a sure caption", **own)
         live = {**own, "multiprocess_mode": "livesum"}
         self.active = Gauge("vivo_requests_active", "Requests that are being answered", **live)
-        self.waiting = Gauge("vivo_queue_pictures", "Pictures that wait", **live)
+        self.waiting = Gauge("vivo_queue_pictures", "Pictures that wait for the model", **live)
+        self.decoding = Gauge("vivo_decode_queue_pictures", "Pictures that wait to be decoded", **live)
         self.memory = Gauge("vivo_request_memory_bytes", "Files and pixels of requests", **live)
 
     def batch(self, pictures: int, seconds: float, failed: int) -> None:

@@ -22,7 +22,7 @@ def add_serve(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     verb.add_argument("--batch", type=whole_number(1), default=16, metavar="N", help="pictures read together at most")
     verb.add_argument("--max-wait-ms", type=float, default=10.0, metavar="MS", help="wait for others; default: 10")
     verb.add_argument("--queue", type=whole_number(1), default=64, metavar="N", help="pictures that may wait; else 429")
-    verb.add_argument("--memory-mb", type=int, default=512, metavar="MB", help="of files and pixels; else 429")
+    verb.add_argument("--memory-mb", type=int, default=1024, metavar="MB", help="of files and pixels; else 429")
     verb.add_argument("--body-seconds", type=float, default=30.0, metavar="S", help="for sending a picture")
     verb.add_argument("--drain-seconds", type=float, default=30.0, metavar="S", help="to finish after SIGTERM")
     verb.add_argument("--allow-urls", action="store_true", help="fetch pictures from public http(s) addresses")

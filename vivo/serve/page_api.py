@@ -10,7 +10,7 @@ from vivo.serve.describer import Wanted
 from vivo.serve.pictures import FORMATS
 from vivo.serve.problems import Problem
 from vivo.serve.service import Service, v4_file
-from vivo.serve.shapes import PageDescription, ServiceFacts
+from vivo.serve.shapes import NestedError, PageDescription, ServiceFacts
 from vivo.serve.v3 import tag_bodies
 from vivo.serve.wire import PICTURE_BODY, responses, rounded
 
@@ -75,9 +75,10 @@ def facts_route(service: Service) -> APIRouter:
     """GET /api/service, without a key: what the page must know before it asks for one."""
     router = APIRouter(prefix="/api", tags=["page"])
 
-    @router.get("/service", responses={200: {"model": ServiceFacts}}, response_model=None)
-    async def facts() -> dict[str, Any]:
+    @router.get("/service", responses={200: {"model": ServiceFacts}, 421: {"model": NestedError}}, response_model=None)
+    async def facts(request: Request) -> dict[str, Any]:
         """What this service is and takes."""
+        service.check_host(request)
         return {
             "model": _model(service),
             "keyNeeded": bool(service.keys),

@@ -1,29 +1,25 @@
 """From the bytes of a request to an upright RGB picture: formats by content, limits before memory is spent.
 
-A picture is opened (header only), judged by its sides, and only then decoded. Large ones are made smaller while they
-are decoded (JPEG) or right afterwards: detectors work on a few hundred pixels a side, and a queue of pictures of 100
-megapixels would not fit into memory. Sizes in answers are those of the whole upright picture.
+A picture is judged by its header (`headers.py`) and only then decoded. Large ones are made smaller while they are
+decoded (JPEG) or right afterwards, a band at a time: detectors work on a few hundred pixels a side, and a queue of
+pictures of 100 megapixels would not fit into memory. Sizes in answers are those of the whole upright picture. The
+service does this in processes of their own (`decoding.py`).
 """
 
 import io
-import threading
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from vivo.detectors.pictures import to_rgb
+from vivo.serve.headers import LARGEST_SIDE, Header, check_sides, damaged, read_header, too_large
 from vivo.serve.problems import Problem, invalid
 from vivo.serve.settings import Settings
 
-FORMATS = {"JPEG": "Jpeg", "MPO": "Jpeg", "PNG": "Png", "GIF": "Gif", "BMP": "Bmp", "WEBP": "Webp"}
+FORMATS = {"JPEG": "Jpeg", "PNG": "Png", "GIF": "Gif", "BMP": "Bmp", "WEBP": "Webp"}
 """Pillow's names -> those of answers. A file is what its first bytes say, whatever it is called."""
-_OPENED = [name for name in FORMATS if name != "MPO"]  # which is opened as the JPEG that it is
-LARGEST_SIDE = 2048  # of what detectors are given
-LARGE = 16_000_000  # pixels; of pictures with more, one is decoded at a time: it can take a gigabyte
-_LARGE_ONE = threading.Lock()
-MOST_SCANS = 200  # of a JPEG: each costs a pass over the whole picture, and one can be a few bytes
+BAND = 256  # rows that are converted at once
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ class Picture:
 
     @property
     def memory(self) -> int:
-        """Bytes of the pixels."""
-        return 3 * self.image.width * self.image.height
+        """Bytes of the pixels: Pillow keeps RGB in four each."""
+        return 4 * self.image.width * self.image.height
 
 
 def read_picture(data: bytes, settings: Settings) -> Picture:
@@ -55,73 +51,50 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
     Raises:
         Problem: nothing there, no picture, a damaged one, one that is too small or too large.
     """
-    if not data:
-        raise invalid("InvalidImageFormat", "Input data is not a valid image: it is empty.")
+    header = read_header(data, settings)
     try:
-        with Image.open(io.BytesIO(data), formats=_OPENED) as opened:
-            return _decode(opened, data, settings)
+        with Image.open(io.BytesIO(data), formats=[header.kind]) as opened:
+            return _decode(opened, header, len(data), settings)
     except Problem:
         raise
-    except UnidentifiedImageError:
-        known = "JPEG, PNG, GIF, BMP and WebP"
-        raise invalid("InvalidImageFormat", f"Input data is not a valid image; {known} are supported.") from None
     except Image.DecompressionBombError:
-        raise _too_large(settings) from None
+        raise too_large(settings) from None
+    except MemoryError:  # the file is worse than it said: the decode process may take no more
+        raise invalid("InvalidImageSize", "The image takes too much memory to decode.") from None
     except Exception as error:
         # Pillow's readers raise anything from struct.error to IndexError on damaged files; whatever it is, the file
         # is what is wrong, and the next request is none the worse for it.
-        raise invalid("InvalidImageFormat", "Input data is not a valid image: it is damaged or truncated.") from error
+        raise damaged() from error
 
 
-def _decode(opened: Image.Image, data: bytes, settings: Settings) -> Picture:
+def _decode(opened: Image.Image, header: Header, size: int, settings: Settings) -> Picture:
     width, height = opened.size
-    if min(width, height) < settings.least_side or max(width, height) > settings.greatest_side:
-        raise invalid(
-            "InvalidImageSize",
-            f"The image dimension is not allowed to be smaller than {settings.least_side}"
-            f" and larger than {settings.greatest_side}.",
-        )
-    if width * height > settings.most_pixels:
-        raise _too_large(settings)
-    kind = opened.format or ""
-    if kind in ("JPEG", "MPO"):
-        if data.count(b"\xff\xda") > MOST_SCANS:  # entropy-coded data never holds FF DA
-            raise invalid("InvalidImageFormat", f"The JPEG image has more than {MOST_SCANS} scans.")
-        if max(width, height) > 2 * LARGEST_SIDE:
-            opened.draft(None, (LARGEST_SIDE, LARGEST_SIDE))  # decodes every 2nd, 4th or 8th pixel
-    with _LARGE_ONE if width * height > LARGE else nullcontext():
-        return _loaded(opened, kind, width, height, len(data))
-
-
-def _loaded(opened: Image.Image, kind: str, width: int, height: int, size: int) -> Picture:
+    check_sides(width, height, settings)
+    if (width, height) != (header.width, header.height) and header.kind != "GIF":  # whose frame may be larger
+        raise damaged()
+    if width * height > 2 * header.pixels:
+        raise damaged()
+    if header.draft > 1:
+        opened.draft(None, (width // header.draft, height // header.draft))
     turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     opened.load()  # an animation's first frame; truncation shows here
-    image: Image.Image = opened
-    if max(image.size) > LARGEST_SIDE:
-        image = _reduced(image)
-    image = to_rgb(ImageOps.exif_transpose(image))
-    if image is opened:
-        image = image.copy()  # the file is closed behind us
+    image = ImageOps.exif_transpose(_reduced(opened))
     if turned:
         width, height = height, width
-    return Picture(image, width, height, FORMATS[kind], size)
+    return Picture(image, width, height, FORMATS[header.kind], size)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The picture by the least whole factor with which it fits; EXIF stays with it."""
+    """RGB by the least whole factor with which it fits; EXIF stays with it. A band at a time, to save memory."""
     factor = -(-max(image.size) // LARGEST_SIDE)
-    exif = image.getexif()
-    if image.mode in ("P", "1") or image.mode.startswith("I"):  # not numbers that have a mean, or 16 bits
-        image = to_rgb(image)
-    smaller = image.reduce((min(factor, image.width), min(factor, image.height)))
-    smaller.getexif().update(dict(exif))
-    return smaller
-
-
-def _too_large(settings: Settings) -> Problem:
-    return invalid(
-        "InvalidImageSize", f"The image has too many pixels: {settings.most_pixels // 1_000_000} megapixels at most."
-    )
+    across, down = min(factor, image.width), min(factor, image.height)
+    found = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
+    rows = BAND * down
+    for top in range(0, image.height, rows):
+        band = to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
+        found.paste(band.reduce((across, down)), (0, top // down))
+    found.getexif().update(dict(image.getexif()))
+    return found
 
 
 def quieten_pillow() -> None:

@@ -4,21 +4,20 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from vivo.serve.batching import Batcher
+from vivo.serve.batching import Batcher, Job
 from vivo.serve.body import Memory, Share, read_body, share_of, wait_until_gone
+from vivo.serve.decoding import Decoding
 from vivo.serve.describer import Describer, Description, Scored, Wanted
 from vivo.serve.fetch import fetch_picture
 from vivo.serve.keys import Keys
 from vivo.serve.metrics import Metrics
-from vivo.serve.pictures import Picture, read_picture
+from vivo.serve.pictures import Picture
 from vivo.serve.problems import Problem, invalid, not_allowed
 from vivo.serve.settings import Settings
 
@@ -54,16 +53,22 @@ class Service:
         self.batcher = Batcher(
             describer.describe, settings.batch, settings.batch_seconds, settings.queue, self.metrics.batch
         )
-        self._decoding = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="decode")
-        self.metrics.waiting.set_function(lambda: self.batcher.waiting) if not _several() else None
-        self.metrics.memory.set_function(lambda: self.memory.held) if not _several() else None
+        self.decoding = Decoding(settings, max(2, min(8, os.cpu_count() or 2)))
+        if not _several():
+            self.metrics.waiting.set_function(lambda: self.batcher.waiting)
+            self.metrics.decoding.set_function(lambda: self.decoding.waiting)
+            self.metrics.memory.set_function(lambda: self.memory.held)
         threshold = settings.threshold
         self.threshold = describer.threshold if threshold is None else threshold
 
-    def stop(self) -> None:
-        """Finish what waits."""
+    async def start(self) -> None:
+        self.batcher.start()
+        await self.decoding.start()
+
+    async def stop(self) -> None:
+        """Finish what waits for the model; what waits to be decoded has nobody left who asks for it."""
+        await self.decoding.stop()
         self.batcher.stop()
-        self._decoding.shutdown()
 
     # ---------------------------------------------------------------- one request
 
@@ -74,11 +79,16 @@ class Service:
             if not name:
                 raise not_allowed()
             request.state.fields["key"] = name
+        self.check_host(request)
+
+    def check_host(self, request: Request) -> None:
+        """Raises: Problem, 421, where there are no keys and the name is not ours: see `Settings.hosts`."""
+        if self.keys:
             return
         host = request.headers.get("host", "")
         if not host.endswith("]"):
             host = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
-        if host.lower() not in self.settings.hosts:
+        if host.lower().removesuffix(".") not in self.settings.hosts:
             raise Problem(421, "InvalidRequest", "This service without keys answers only on loopback names.")
 
     async def describe(self, request: Request, file: PictureFile, wanted: Wanted) -> tuple[Description, Picture]:
@@ -87,24 +97,52 @@ class Service:
         Raises:
             Problem: whatever is wrong. ClientDisconnect: nobody waits for the answer any more.
         """
+        try:
+            return await self._describe(request, file, wanted)
+        finally:
+            if _several():
+                self._set_gauges()
+
+    async def _describe(self, request: Request, file: PictureFile, wanted: Wanted) -> tuple[Description, Picture]:
         self.batcher.check_room()
         async with share_of(self.memory) as share:
             data = await self._picture_bytes(request, file, share)
             if not data:
                 raise file.too_large()
             self.metrics.bytes.inc(len(data))
-            loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(self._decoding, partial(read_picture, data, self.settings))
-            fields = request.state.fields
-            fields |= {"bytes": len(data), "format": picture.format, "width": picture.width, "height": picture.height}
-            share.take(picture.memory)
-            share.give(len(data))
+            work = self._described(request, data, wanted, share)
             del data
-            work = self.batcher.describe(picture, wanted, self.settings.wait_seconds)
-            description, job = await _unless_gone(request, asyncio.ensure_future(work))
+            description, picture, job = await _unless_gone(request, asyncio.ensure_future(work))
+        fields = request.state.fields
         self.metrics.waited.observe(job.waited)
         fields |= {"queue_seconds": round(job.waited, 4), "model_seconds": round(job.worked, 4), "batch": job.together}
         return description, picture
+
+    async def _described(
+        self, request: Request, data: bytes, wanted: Wanted, share: Share
+    ) -> tuple[Description, Picture, Job]:
+        """From the file on: decoding, then the model."""
+        try:
+            async with asyncio.timeout(self.settings.wait_seconds):
+                picture = await self.decoding.decode(data, share)
+        except TimeoutError:
+            raise Problem(
+                503, "ServiceUnavailable", "The picture was not decoded in time.", "Timeout", retry_after=5
+            ) from None
+        request.state.fields |= {
+            "bytes": len(data), "format": picture.format, "width": picture.width, "height": picture.height
+        }  # fmt: skip
+        share.take(picture.memory)
+        share.give(len(data))
+        del data
+        description, job = await self.batcher.describe(picture, wanted, self.settings.wait_seconds)
+        return description, picture, job
+
+    def _set_gauges(self) -> None:
+        """What several processes write into files, whenever a request ends."""
+        self.metrics.waiting.set(self.batcher.waiting)
+        self.metrics.decoding.set(self.decoding.waiting)
+        self.metrics.memory.set(self.memory.held)
 
     def shown(self, description: Description) -> list[Scored]:
         """The captions that are sure enough; none, where the first is not."""

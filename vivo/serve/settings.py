@@ -25,7 +25,8 @@ class Settings:
         least_side, greatest_side, most_pixels: of pictures.
         batch, batch_seconds: pictures that the model reads together at most, and how long the first of them waits.
         queue: pictures that may wait for the model; more are refused with 429.
-        memory_bytes: files and pixels of all requests together; more are refused with 429.
+        large_queue: large pictures that may wait to be decoded. decode_seconds: for one, then it is given up.
+        memory_bytes: files and pixels of all requests together, and what decoding takes; more are refused with 429.
         body_seconds: for sending a request's body. header_seconds: for its first line and headers.
         wait_seconds: for the model; later a request is given up.
         drain_seconds: for the requests that are there when the service is told to stop.
@@ -50,9 +51,16 @@ class Settings:
     batch: int = 16
     batch_seconds: float = 0.01
     queue: int = 64
-    memory_bytes: int = 512 * MEBIBYTE
+    large_queue: int = 8
+    decode_seconds: float = 10.0
+    memory_bytes: int = 1024 * MEBIBYTE
     body_seconds: float = 30.0
     header_seconds: float = 10.0
     wait_seconds: float = 60.0
     drain_seconds: float = 30.0
     connections: int = 1000
+
+    @property
+    def most_decoded(self) -> int:
+        """Bytes that decoding one picture may take: half, so that a large one never stands in the way of small ones."""
+        return self.memory_bytes // 2

@@ -17,6 +17,7 @@ PICTURE_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/json": {"schema": ImageUrl.model_json_schema()},
         },
     }

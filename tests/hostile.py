@@ -1,0 +1,26 @@
+"""Pictures that are small as files and large in every other way."""
+
+import io
+import struct
+
+from PIL import Image
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def empty_webp(width: int, height: int) -> bytes:
+    """38 bytes that are a lossless WebP of one colour, of any size; at 98 megapixels decoding takes 1.5 GB."""
+    bits = struct.pack("<I", (width - 1) | (height - 1) << 14)
+    body = b"VP8L\x11\0\0\0\x2f" + bits + bytes.fromhex("07d0842634a1ff8188e87f0000")
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def many_scans(width: int, height: int, scans: int) -> bytes:
+    """A progressive JPEG whose last scan, of a few bytes a row, is there again and again."""
+    data = saved(Image.new("L", (width, height)), "JPEG", progressive=True)
+    place = data.rindex(b"\xff\xda")
+    return data[:place] + data[place:-2] * (scans - data.count(b"\xff\xda") + 1) + b"\xff\xd9"

@@ -1,0 +1,181 @@
+"""Decoding is bounded: what a header says decides, large pictures wait for themselves, and a decoder can be stopped."""
+
+import asyncio
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile import empty_webp, many_scans, saved
+from PIL import Image
+
+from vivo.serve.body import Memory, Share
+from vivo.serve.decoding import Decoding
+from vivo.serve.headers import read_header
+from vivo.serve.pictures import Picture
+from vivo.serve.problems import Problem
+from vivo.serve.settings import Settings
+
+SETTINGS = Settings(checkpoint=Path())
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP", "JPEG"])
+def test_headers_are_read_as_pillow_reads_them(kind: str) -> None:
+    for size in ((64, 80), (301, 77)):
+        for options in {"JPEG": [{}, {"progressive": True}], "WEBP": [{}, {"lossless": True}]}.get(kind, [{}]):
+            data = saved(noise(*size), kind, **options)
+            header = read_header(data, SETTINGS)
+            assert (header.kind, header.width, header.height) == (kind, *size)
+            assert header.scans == (data.count(b"\xff\xda") if options == {"progressive": True} else 1)
+    exif = Image.Exif()
+    exif[274] = 6  # makes the extended kind of WebP, and a JPEG with another segment
+    found = read_header(saved(noise(64, 80), kind, exif=exif), SETTINGS)
+    assert (found.width, found.height) == (64, 80)
+
+
+def test_what_would_cost_too_much_is_refused_by_its_header() -> None:
+    for data, said in (
+        (empty_webp(15_900, 6_200), "MiB to decode"),
+        (many_scans(3_000, 2_000, 190), "too many scans for its size"),
+        (b"\xff\xd8" + b"\xff" * 20_000_000, "damaged"),
+        (b"\xff\xd8" + b"\xff\xe0\0\2" * 5_000_000, "damaged"),  # segments without end
+    ):
+        with pytest.raises(Problem, match=said) as refused:
+            read_header(data, SETTINGS)
+        assert refused.value.status == 400
+    small = replace(SETTINGS, memory_bytes=64 * 1024**2)
+    with pytest.raises(Problem, match="32 MiB"):
+        read_header(empty_webp(2000, 1000), small)
+    assert read_header(empty_webp(1000, 1000), small).kind == "WEBP"
+
+
+def test_large_are_those_that_take_long() -> None:
+    large = {
+        name: read_header(data, SETTINGS).is_large
+        for name, data in {
+            "12 MP JPEG": saved(Image.new("L", (4000, 3000)), "JPEG"),
+            "4 MP PNG": saved(Image.new("L", (2000, 2000)), "PNG"),
+            "9 MP PNG": saved(Image.new("L", (3000, 3000)), "PNG"),
+            "9 MP WebP": empty_webp(3000, 3000),
+            "2 MP JPEG of 190 scans": many_scans(2000, 1000, 190),
+        }.items()
+    }
+    assert [name for name, one in large.items() if one] == ["9 MP PNG", "9 MP WebP", "2 MP JPEG of 190 scans"]
+
+
+def share() -> Share:
+    return Share(Memory(SETTINGS.memory_bytes))
+
+
+def run(go, settings: Settings = SETTINGS):
+    """`go` with a decoding stage of its own."""
+
+    async def all_of_it():
+        decoding = Decoding(settings, 1)
+        await decoding.start()
+        try:
+            return await go(decoding)
+        finally:
+            await decoding.stop()
+
+    return asyncio.run(all_of_it())
+
+
+SMALL = saved(noise(64, 80), "PNG")
+
+
+def test_decoding_takes_no_more_memory_than_was_counted() -> None:
+    turned, clear = Image.Exif(), Image.new("P", (5000, 5000), 1)
+    turned[274] = 6
+    files = [
+        empty_webp(4_500, 4_500),
+        saved(clear, "PNG", transparency=1, exif=turned),
+        saved(Image.new("CMYK", (5000, 5000)), "JPEG", exif=turned),
+        saved(Image.new("RGB", (5000, 5000)), "JPEG", progressive=True, subsampling=0),
+    ]
+
+    async def peak(decoding: Decoding, data: bytes) -> int:
+        taken = share()
+        process = await decoding.large.decoders[0].start()
+        await decoding.large.decoders[0].decode(SMALL)
+        before = peak_of(process.pid)
+        header = read_header(data, SETTINGS)
+        await decoding.large.decode(data, header, taken)
+        assert taken.held == 0
+        assert peak_of(process.pid) - before <= header.memory + 2 * len(data)
+        return header.memory
+
+    for data in files:
+        assert run(lambda decoding, data=data: peak(decoding, data)) <= SETTINGS.most_decoded
+
+
+def peak_of(pid: int) -> int:
+    """Bytes of memory that a process had at most."""
+    return 1024 * int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+def test_a_file_that_lies_is_stopped_by_the_processes_own_limit() -> None:
+    """A GIF whose first frame is larger than its screen."""
+    data = bytearray(saved(Image.new("P", (15_000, 6_000)), "GIF"))
+    data[6:10] = struct.pack("<HH", 60, 60)
+
+    async def go(decoding: Decoding) -> tuple[str, Picture]:
+        with pytest.raises(Problem) as refused:
+            await decoding.decode(bytes(data), share())
+        return refused.value.inner, await decoding.decode(SMALL, share())
+
+    inner, picture = run(go)
+    assert inner in ("InvalidImageFormat", "InvalidImageSize") and picture.width == 64
+
+
+def test_one_that_takes_too_long_is_stopped_and_the_next_is_decoded() -> None:
+    long = many_scans(2_500, 2_000, 190)
+
+    async def go(decoding: Decoding) -> Picture:
+        lane = decoding.large
+        first, lane.seconds = await lane.decoders[0].start(), 0.01
+        with pytest.raises(Problem, match="more than 0.01 s") as late:
+            await decoding.decode(long, share())
+        assert late.value.inner == "InvalidImageSize" and await first.wait() == -9
+        lane.seconds = 10.0
+        return await lane.decode(SMALL, read_header(SMALL, SETTINGS), share())
+
+    async def next_one(decoding: Decoding) -> Picture:
+        lane = decoding.large
+        task = asyncio.create_task(decoding.decode(long, share()))
+        while lane.decoders[0] in lane.idle:
+            await asyncio.sleep(0)
+        task.cancel()  # its client has left: the large lane's process is stopped, and another one is there for the next
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await lane.decode(SMALL, read_header(SMALL, SETTINGS), share())
+
+    assert run(go).height == 80
+    assert run(next_one).width == 64
+
+
+def test_large_pictures_wait_for_themselves_and_those_who_leave_are_forgotten() -> None:
+    async def go(decoding: Decoding) -> None:
+        long, memory = many_scans(2_500, 2_000, 190), Memory(SETTINGS.memory_bytes)
+        tasks = [asyncio.create_task(decoding.decode(long, Share(memory))) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert decoding.large.waiting == 4 and decoding.small.waiting == 0
+        assert memory.held == read_header(long, SETTINGS).memory  # of the one that is being decoded
+        for _ in range(3):
+            assert (await decoding.decode(SMALL, Share(memory))).width == 64
+        assert not any(task.done() for task in tasks)
+        more = [asyncio.create_task(decoding.decode(long, Share(memory))) for _ in range(SETTINGS.large_queue)]
+        refused = await asyncio.wait(more, return_when=asyncio.FIRST_EXCEPTION)
+        assert [task.exception().status for task in refused[0]] == [429] * 4 and decoding.large.waiting == 8
+        for task in (*tasks, *more):
+            task.cancel()
+        await asyncio.gather(*tasks, *more, return_exceptions=True)
+        assert decoding.large.waiting == 0 and memory.held == 0
+        assert (await decoding.decode(SMALL, Share(memory))).width == 64
+
+    run(go)

@@ -1,0 +1,175 @@
+"""What a picture file says of itself: its sides, and what decoding it would cost. Nothing is decoded or allocated.
+
+Pillow's own `open` is no such thing (for a WebP it makes room for the whole picture), so the few bytes that matter are
+read here. What a file says may be a lie: the decode process (`decoder.py`) looks again, under a limit of memory.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from vivo.serve.problems import Problem, invalid
+from vivo.serve.settings import Settings
+
+MOST_SEGMENTS = 4096  # of a JPEG before its picture begins; real files have some dozens
+MOST_SCANS = 200  # of a JPEG: each costs a pass over the whole picture, and one can be a few bytes
+MOST_SCANNED = 1_000_000_000  # scans x pixels of a progressive JPEG: the usual ten scans of 100 megapixels
+SMALL_WORK = 16_000_000  # pixels x passes: up to here, about a tenth of a second
+LARGEST_SIDE = 2048  # of what detectors are given
+_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what libjpeg reads
+
+
+@dataclass(frozen=True)
+class Header:
+    """What was read.
+
+    Attributes:
+        kind: Pillow's name. width, height: as stored, in pixels. scans: of a progressive JPEG; otherwise 1.
+    """
+
+    kind: str
+    width: int
+    height: int
+    progressive: bool = False
+    scans: int = 1
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def memory(self) -> int:
+        """Bytes that decoding takes at most, beside the file; measured (tests/test_serve_decoding.py holds it).
+
+        WebP: Pillow's reader keeps two canvases, a copy and the picture. JPEG: decoded at a reduced scale, but the
+        coefficients of a progressive one are all kept. Everything else: four bytes a pixel and a copy in bands.
+        """
+        side = max(self.width, self.height)
+        if self.kind == "WEBP":
+            decoded = 17 * self.pixels
+        elif self.kind == "JPEG":
+            decoded = 5 * self.pixels // self.draft**2 + (8 * self.pixels if self.progressive else 0)
+        else:
+            decoded = 5 * self.pixels
+        factor = -(-side // LARGEST_SIDE)
+        return decoded + 12 * self.pixels // factor**2 + 4 * 1024 * 1024  # the reduced one, turned, and its bytes
+
+    @property
+    def draft(self) -> int:
+        """By what a JPEG is reduced while it is decoded: libjpeg leaves out frequencies that nobody will see."""
+        return max(n for n in (1, 2, 4, 8) if n == 1 or max(self.width, self.height) >= n * LARGEST_SIDE)
+
+    @property
+    def work(self) -> int:
+        """Passes over the pixels, in those of a plain JPEG."""
+        return self.pixels * (self.scans if self.kind == "JPEG" else 4)
+
+    @property
+    def is_large(self) -> bool:
+        return self.work > SMALL_WORK
+
+
+def read_header(data: bytes, settings: Settings) -> Header:
+    """The header of a picture that may be decoded.
+
+    Raises:
+        Problem: nothing there, no picture, one that is too small, or too large in pixels, scans or memory.
+    """
+    if not data:
+        raise invalid("InvalidImageFormat", "Input data is not a valid image: it is empty.")
+    try:
+        header = _parsed(data)
+    except (struct.error, IndexError, ValueError):
+        raise damaged() from None
+    if header is None:
+        known = "JPEG, PNG, GIF, BMP and WebP"
+        raise invalid("InvalidImageFormat", f"Input data is not a valid image; {known} are supported.")
+    check_sides(header.width, header.height, settings)
+    if header.scans > MOST_SCANS:
+        raise invalid("InvalidImageFormat", f"The JPEG image has more than {MOST_SCANS} scans.")
+    if header.scans * header.pixels > MOST_SCANNED:
+        most = MOST_SCANNED // 1_000_000
+        raise invalid("InvalidImageSize", f"The JPEG image has too many scans for its size: {most} million pixels.")
+    if header.memory > settings.most_decoded:
+        most = settings.most_decoded // 1024**2
+        raise invalid("InvalidImageSize", f"The image would take more than {most} MiB to decode.")
+    return header
+
+
+def check_sides(width: int, height: int, settings: Settings) -> None:
+    """Raises: Problem, where a side is too short or too long, or the pixels are too many."""
+    if min(width, height) < settings.least_side or max(width, height) > settings.greatest_side:
+        raise invalid(
+            "InvalidImageSize",
+            f"The image dimension is not allowed to be smaller than {settings.least_side}"
+            f" and larger than {settings.greatest_side}.",
+        )
+    if width * height > settings.most_pixels:
+        raise too_large(settings)
+
+
+def too_large(settings: Settings) -> Problem:
+    return invalid(
+        "InvalidImageSize", f"The image has too many pixels: {settings.most_pixels // 1_000_000} megapixels at most."
+    )
+
+
+def damaged() -> Problem:
+    return invalid("InvalidImageFormat", "Input data is not a valid image: it is damaged or truncated.")
+
+
+def _parsed(data: bytes) -> Header | None:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data[12:16] != b"IHDR":
+            raise ValueError
+        return Header("PNG", *struct.unpack_from(">II", data, 16))
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return Header("GIF", *struct.unpack_from("<HH", data, 6))
+    if data.startswith(b"\xff\xd8\xff"):
+        return _jpeg(data)
+    if data.startswith(b"BM"):
+        if struct.unpack_from("<I", data, 14)[0] == 12:  # OS/2
+            return Header("BMP", *struct.unpack_from("<HH", data, 18))
+        width, height = struct.unpack_from("<ii", data, 18)
+        return Header("BMP", width, abs(height))
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    return None
+
+
+def _jpeg(data: bytes) -> Header:
+    place = 2
+    for _ in range(MOST_SEGMENTS):
+        if data[place + 1] == 0xFF:  # filling; each byte of it counts as a segment
+            place += 1
+            continue
+        if data[place] != 0xFF:
+            raise ValueError
+        marker = data[place + 1]
+        place += 2
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these have no content
+            continue
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, place + 3)
+            # Entropy-coded data never holds FF DA; a thumbnail in the EXIF does, and is one scan too many, no more.
+            scans = max(1, data.count(b"\xff\xda", place)) if marker == 0xC2 else 1
+            return Header("JPEG", width, height, marker == 0xC2, scans)
+        if marker in (0xD9, 0xDA) or 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            raise ValueError  # a picture without a frame, or a kind that nobody writes
+        place += struct.unpack_from(">H", data, place)[0]
+    raise ValueError
+
+
+def _webp(data: bytes) -> Header:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        wide, high = (int.from_bytes(data[start : start + 3], "little") + 1 for start in (24, 27))
+        if len(data) < 30:
+            raise ValueError
+    elif kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        wide, high = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        wide, high = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        raise ValueError
+    return Header("WEBP", wide, high)
