@@ -186,6 +186,10 @@ def test_a_run_of_another_kind_is_refused(small, tmp_path: Path):
         show_and_tell(other)  # its encoder moves
         again = settings(folder, pictures, tmp_path / "again", *SMALL, f"init={tmp_path / 'other' / 'model'}")
         show_and_tell(again)
+    for asked, has in (("lstm_size=999", "999, but the model of init .* has 16"), ("vocabulary=pieces", "has words")):
+        with pytest.raises(UserError, match=rf"show_and_tell.{asked.partition('=')[0]}: .*{has}"):
+            more = [f"init={out / 'model'}", f"show_and_tell.{asked}"]
+            show_and_tell(settings(folder, pictures, tmp_path / "asked", *SMALL, *more))
     with pytest.raises(UserError, match="1 of 4 pictures are not there|not there"):
         show_and_tell(settings(folder, tmp_path, tmp_path / "none", *SMALL, *JOINT))
 

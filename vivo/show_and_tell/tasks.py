@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vivo.captioners import captioner_class
-from vivo.config import DecodeConfig, TrainConfig
+from vivo.config import DecodeConfig, RecurrentConfig, TrainConfig
 from vivo.data.collate import Batch
 from vivo.data.datasets import CaptionPictures
 from vivo.data.examples import read_caption_examples
@@ -65,6 +65,21 @@ class CaptionedPixels(CaptionPictures):
         return self.store.reader.random_view(self.store.open(image_id), self.augment, generator)
 
 
+def _check_brought(asked: RecurrentConfig, brought: ShowAndTellConfig, init: str) -> None:
+    """Refuse sizes, encoder or words other than those that the model `init` brings; defaults are not asked for."""
+    words = "words" if brought.words else "pieces"
+    for name, has in {
+        "encoder": brought.encoder,
+        "picture_size": brought.picture_size,
+        "embedding_size": brought.embedding_size,
+        "lstm_size": brought.lstm_size,
+        "vocabulary": words,
+    }.items():
+        said = getattr(asked, name)
+        if said not in (has, getattr(RecurrentConfig(), name)):
+            raise UserError(f"show_and_tell.{name}: {said}, but the model of init {init} has {has}; leave it out")
+
+
 def starting_model(config: TrainConfig, captions: Sequence[str]) -> tuple[PreTrainedTokenizerFast, ShowAndTell]:
     """Tokenizer and model at step 0, from `config.init`: "random", or the folder of a Show and Tell model, which brings
     its own encoder, sizes and words.
@@ -109,6 +124,7 @@ def starting_model(config: TrainConfig, captions: Sequence[str]) -> tuple[PreTra
         if captioner_class(config.init) is not ShowAndTell:
             raise UserError(f'init {config.init}: is no Show and Tell model; give one, or "random"')
         tokenizer, model = load_tokenizer(config.init), load_model(ShowAndTell, config.init, **changes)
+        _check_brought(show_and_tell, model.config, config.init)
     model.freeze_encoder(show_and_tell.freeze_encoder, show_and_tell.batch_norm, show_and_tell.batch_norm_momentum)
     # While the encoder is trained, no store of its outputs can be right
     model.config.region_fingerprint = (
