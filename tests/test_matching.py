@@ -90,3 +90,14 @@ def test_large_costs_do_not_let_padding_in():
     cost = torch.full((1, 4, 4), 1e4)
     for found in (assign, _assign_padded):
         assert sorted(found(cost, torch.tensor([2]))[0].tolist()[:2]) == [0, 1]
+
+
+@pytest.mark.parametrize("most", [3, 5, 9])
+def test_costs_that_are_no_numbers_give_an_order_all_the_same(most: int) -> None:
+    """The loss is NaN then, and the engine says of which pictures: nothing here may fail before it."""
+    cost = torch.rand(4, most, most, generator=torch.Generator().manual_seed(0))
+    sound = assign(cost, torch.full((4,), most))
+    cost[1], cost[2, 0] = float("nan"), float("inf")
+    found = assign(cost, torch.full((4,), most))
+    assert found.sort(dim=1).values.tolist() == [list(range(most))] * 4
+    assert found[0].tolist() == sound[0].tolist() and found[3].tolist() == sound[3].tolist()

@@ -107,6 +107,9 @@ def _assign_by_halves(cost: Tensor) -> Tensor:
 
 
 def _assign_with_scipy(cost: Tensor) -> Tensor:
-    """[G, M, M] -> [G, M], one Hungarian algorithm per group on the host."""
-    rows = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
+    """[G, M, M] -> [G, M], one Hungarian algorithm per group on the host.
+
+    SciPy refuses NaN; here any order will do then: the loss is NaN too, and the run says which pictures it is of.
+    """
+    rows = [linear_sum_assignment(matrix)[1] for matrix in cost.nan_to_num().cpu().numpy()]
     return torch.from_numpy(np.stack(rows)).to(cost.device)
