@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vivo.captioner import Captioner
+from vivo.captioning import CaptioningModel
 from vivo.cli import main
 from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords
@@ -228,3 +229,16 @@ def test_bfloat16_weights_caption_by_code_and_by_transformers(captioner: Caption
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
     processor = AutoProcessor.from_pretrained(tmp_path / "saved")
     assert processor.batch_decode(model.generate(**processor(paths))) == [c[0].text for c in half.caption_many(paths)]
+
+
+def test_a_model_that_lacks_a_method_is_no_captioner() -> None:
+    """It cannot be made, and the error names what is missing."""
+
+    class Half(CaptioningModel):
+        def encode_pictures(self, batch):
+            return batch
+
+    with pytest.raises(TypeError, match="check_store.*collator.*step"):
+        Half()
+    with pytest.raises(UserError, match="reads regions, not pictures"):
+        VivoForCaptioning(VivoConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)).reader()

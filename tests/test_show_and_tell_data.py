@@ -83,6 +83,8 @@ def test_squares_cut_out_of_the_middle():
     picture = noise(3)
     (alone,) = load_detector("whole:size=64,resize=80,device=cpu").detect([picture])
     assert alone.features.shape == (1, 1280) and detector.fingerprint()["resize"] == 80
+    # no resizing is resizing to the size: a store by specification is a model's
+    assert load_detector("whole:size=64").fingerprint() == load_detector("whole:size=64,resize=64").fingerprint()
 
 
 def test_random_views_hang_on_seed_epoch_and_picture():
@@ -269,6 +271,11 @@ def test_groups_of_the_optimizer():
         (["optim.schedule=stairs"], "optim.decay_every: is needed with optim.schedule: stairs, and with it alone"),
         (["optim.decay_every=5 steps"], "optim.decay_every: is needed"),
         (["optim.momentum=0.9"], "optim.momentum: is of optim.optimizer: sgd"),
+        (["show_and_tell.encoder_dropout=0.1"], "show_and_tell.encoder_dropout: is of an encoder that is trained"),
+        (["show_and_tell.batch_norm=trained"], "show_and_tell.batch_norm: is of an encoder that is trained"),
+        (["optim.encoder_rate=0.5"], "optim.encoder_rate: is of an encoder that is trained"),
+        (["data.region_dropout=0.5"], "data.region_dropout: Show and Tell has one region"),
+        (["show_and_tell.scheduled_from=2 steps"], "show_and_tell.scheduled_from: needs show_and_tell.scheduled_samp"),
         (["show_and_tell.scheduled_sampling=1.5"], "show_and_tell.scheduled_sampling: must be from 0 to 1"),
         (["data.validation_regions=", "data.pictures="], "data.validation_references: needs"),
     ],

@@ -190,7 +190,7 @@ def test_a_run_of_another_kind_is_refused(small, tmp_path: Path):
         with pytest.raises(UserError, match=rf"show_and_tell.{asked.partition('=')[0]}: .*{has}"):
             more = [f"init={out / 'model'}", f"show_and_tell.{asked}"]
             show_and_tell(settings(folder, pictures, tmp_path / "asked", *SMALL, *more))
-    with pytest.raises(UserError, match="1 of 4 pictures are not there|not there"):
+    with pytest.raises(UserError, match="4 of 4 pictures are not there"):
         show_and_tell(settings(folder, tmp_path, tmp_path / "none", *SMALL, *JOINT))
 
 

@@ -7,6 +7,7 @@ averaged with others, evaluated, served as a `Captioner` and loaded by folder. N
 `batch` is what the model's own `collator` makes of pictures; `CAPTIONERS` in vivo/captioners.py lists the models.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,13 @@ DECODE_OPTIONS = {
 """Options of transformers' `generate` that a search here has, too -> fields of `vivo.config.DecodeConfig`."""
 
 
-class CaptioningModel:
-    """Beside these, a captioner is a transformers model whose configuration has `cls_token_id` (begins a caption),
-    `sep_token_id` (ends it), `pad_token_id`, `max_caption_tokens`, `region_fingerprint`, `training_stage`.
+class CaptioningModel(ABC):
+    """A class that lacks any of these methods cannot be made. Beside them, a captioner is a transformers model whose
+    configuration has `cls_token_id` (begins a caption), `sep_token_id` (ends it), `pad_token_id`, `max_caption_tokens`,
+    `region_fingerprint`, `training_stage`.
 
     Attributes:
-        reads_pixels: whether a picture is enough, and no detector is needed: it then has a `reader`.
+        reads_pixels: whether a picture is enough, and no detector is needed: it then has a `reader` of its own.
         batch_keys: what it reads of a batch.
     """
 
@@ -50,17 +52,22 @@ class CaptioningModel:
     batch_keys: tuple[str, ...] = ()
 
     def reader(self) -> "Detector":
-        """Of a model that reads pixels, what makes them of pictures, in the habit of a detector."""
-        raise NotImplementedError
+        """Of a model that reads pixels, what makes them of pictures, in the habit of a detector.
 
+        Raises:
+            UserError: a model of regions, which a detector must find first.
+        """
+        raise UserError(f"{self.name_or_path or type(self).__name__}: reads regions, not pictures; give a RegionStore")
+
+    @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collate:
         """Batches of pictures to caption; nothing is random."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_pictures(self, batch: Batch) -> Any:
         """The pictures of a batch, as `step` wants them; several searches may share it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, context: Any, room: int = 0) -> Step:
         """The model under a search.
 
@@ -68,11 +75,10 @@ class CaptioningModel:
             context: of `encode_pictures`. room: tokens that the search will write, all beams together, where it is
                 known: what may be reserved.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check_store(self, store: Any) -> None:
         """`UserError` where the features of a store (or of what stands for one) are not those that the model knows."""
-        raise NotImplementedError
 
     @property
     def never_said(self) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ class DataConfig:
     validation_regions: str = ""
     validation_references: str = ""
     # Folder of the picture files of validation, for tables that show them with their boxes; "" = without pixels. Show
-    # and Tell captions from them where there is no `validation_regions`.
+    # and Tell captions from them ("" = from `pictures`) where there is no `validation_regions`.
     validation_pictures: str = ""
     # Show and Tell: folder of the picture files that `examples` name.
     pictures: str = ""

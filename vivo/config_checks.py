@@ -121,13 +121,16 @@ def check_training(config: "TrainConfig") -> None:
             raise UserError(f"tracking.{name}: needs tracking.validate_every")
     if tracking.stop_after and not tracking.best:
         raise UserError("tracking.stop_after: needs tracking.best, the metric that is to rise")
-    seen = data.validation_regions or (pictures and data.validation_pictures)
-    if data.validation_references and not seen:
+    if data.validation_references and not (data.validation_regions or pictures):
         raise UserError("data.validation_references: needs data.validation_regions")
     if (optim.schedule == "stairs") != bool(parse_duration(optim.decay_every).amount):
         raise UserError("optim.decay_every: is needed with optim.schedule: stairs, and with it alone")
     if optim.momentum and optim.optimizer != "sgd":
         raise UserError("optim.momentum: is of optim.optimizer: sgd; AdamW has beta1")
+    if config.objective not in ("show_and_tell", "scst"):
+        for name, neutral in (("encoder_rate", 1.0), ("encoder_decay", None)):
+            if getattr(optim, name) != neutral:
+                raise UserError(f"optim.{name}: is of the image encoder of Show and Tell; leave it out")
 
 
 def _check_show_and_tell(config: "TrainConfig") -> None:
@@ -145,6 +148,17 @@ def _check_show_and_tell(config: "TrainConfig") -> None:
             "show_and_tell.augment: the outputs of a frozen encoder are computed once, of pictures as they are; give "
             "none, or leave out data.regions, and they are computed in each update"
         )
+    if show_and_tell.freeze_encoder:
+        of_encoder = (("encoder_dropout", 0.0), ("batch_norm", "frozen"), ("batch_norm_momentum", 0.1))
+        of_its_rate = (("encoder_rate", 1.0), ("encoder_decay", None))
+        for group, names in (("show_and_tell", of_encoder), ("optim", of_its_rate)):
+            for name, neutral in names:
+                if getattr(getattr(config, group), name) != neutral:
+                    raise UserError(f"{group}.{name}: is of an encoder that is trained; give freeze_encoder: false")
+    if parse_duration(show_and_tell.scheduled_from).amount and not show_and_tell.scheduled_sampling:
+        raise UserError("show_and_tell.scheduled_from: needs show_and_tell.scheduled_sampling")
+    if data.region_dropout:
+        raise UserError("data.region_dropout: Show and Tell has one region, which stays; leave it out")
     if config.loss.competing != "all":
         raise UserError('loss.competing: Show and Tell has all words compete; leave it at "all"')
 

@@ -12,39 +12,22 @@ the first scale's map. Nothing is named: tags come from a tagger (`vivo.detector
 Notation: B pictures, S side of the input in pixels, m side of the feature map, G cells a side, F feature size.
 """
 
-import copy
-import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from vivo.data.types import Regions
-from vivo.detectors import lite0
-from vivo.detectors.adapting import (
-    DTYPES,
-    WEIGHTS_FILE,
-    device_of,
-    parse_specification,
-    settings_fingerprint,
-    settings_of,
-    weights_sha256,
-    write_detector,
-)
-from vivo.detectors.backbone import LITE0, map_of, normalised, open_backbone, squares, untrained
-from vivo.detectors.base import CONFIG_FILE, Detector
+from vivo.detectors.adapting import parse_specification, settings_of
+from vivo.detectors.backbone import LITE0, open_backbone, squares
+from vivo.detectors.backbone_detector import BackboneDetector
+from vivo.detectors.base import Detector
 from vivo.detectors.pictures import to_rgb
 from vivo.detectors.tagger import TaggedDetector, Tagger
-from vivo.detectors.weight_files import fill
 from vivo.errors import UserError
 
 
@@ -65,42 +48,16 @@ class GridSettings:
     device: str = ""
 
 
-class GridDetector:
-    """See `vivo.detectors.base.Detector` for the attributes and methods that all detectors have.
-
-    Args:
-        settings: backbone, scales, dtype, device.
-        network: the timm model with its weights, without classifier.
-        mean, std: of the pixels 0..255, by channel; the network sees (pixel - mean) / std.
-    """
+class GridDetector(BackboneDetector):
+    """See `vivo.detectors.backbone_detector.BackboneDetector`."""
 
     name = "grid"
-    batch_size = 8  # maps of more pictures do not fit into a CPU's cache
-    gpu_batch_size = 64
+    settings_class = GridSettings
 
     def __init__(self, settings: GridSettings, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.settings = settings
+        super().__init__(settings, network, mean, std)
         self.scales = parse_scales(settings.scales)
-        self.class_names: list[str] = []
-        self.feature_size: int = network.num_features
-        self.mean, self.std = [float(m) for m in mean], [float(s) for s in std]
-        self._plain = network.eval().requires_grad_(False).cpu()  # saved and hashed: no trace of machine or dtype
-        self._device, self._dtype = device_of(settings.device), DTYPES[settings.dtype]
-        if self._device.type == "cuda":
-            self.batch_size = self.gpu_batch_size
-        # one core squashes some 200 pictures a second, a GPU looks at thousands
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(cores, "squash") if self._device.type == "cuda" else None
-        fast = copy.deepcopy(self._plain)
-        if settings.backbone == LITE0:
-            fast = lite0.streamline(fast)
-        self._network = fast.to(self._device, self._dtype, memory_format=torch.channels_last)
-        self._mean = torch.tensor(self.mean, device=self._device)
-        self._std = torch.tensor(self.std, device=self._device)
-        self._weights_sha256 = ""
         self._check_scales()
-
-    # ---------------------------------------------------------------- detection
 
     def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
         """Cells of each picture, scale by scale, row by row, then the whole picture; no labels, scores 0."""
@@ -136,63 +93,15 @@ class GridDetector:
             for picture, row in zip(pictures, rows, strict=True)
         ]
 
-    def _map(self, pixels: Tensor) -> Tensor:
-        """uint8 RGB [B, 3, S, S] -> float32 [B, F, m, m]."""
-        return map_of(self._network, self._inputs(pixels)).float()
-
-    def _inputs(self, pixels: Tensor) -> Tensor:
-        """uint8 RGB [B, 3, S, S] -> what the network sees, channels last."""
-        inputs = normalised(pixels.to(self._device), self._mean, self._std)
-        return inputs.to(self._dtype, memory_format=torch.channels_last)
-
     def _check_scales(self) -> None:
-        """Try every input size once, so that a size that the backbone cannot take is an error now."""
+        """Try every input size once: one that the backbone cannot take, or of too few cells, is an error now."""
         for size, cells in self.scales:
-            try:
-                with torch.inference_mode():
-                    found = self._map(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-            except (RuntimeError, AssertionError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"grid: {self.settings.backbone} cannot take pictures of {size} pixels ({reason}); give another"
-                    " scale"
-                ) from None
+            found = self._tried(size, "scale")
             if found.shape[1] != self.feature_size or found.shape[2] != found.shape[3] or found.shape[3] < cells:
                 raise UserError(
                     f"grid: scale {size}x{cells} asks for {cells} x {cells} cells of a map of {found.shape[2]} x"
                     f" {found.shape[3]}; give fewer cells or more pixels"
                 )
-
-    # ---------------------------------------------------------------- identity, saving, loading
-
-    def fingerprint(self) -> dict[str, str | int | float]:
-        """Name, SHA-256 of the backbone's weights, scales, dtype, scaling of the pixels, feature size."""
-        self._weights_sha256 = self._weights_sha256 or weights_sha256(self._plain.state_dict())
-        return {
-            "name": self.name,
-            "weights_sha256": self._weights_sha256,
-            "feature_size": self.feature_size,
-            "pixels": f"{self.mean} {self.std}",
-            **settings_fingerprint(self.settings),
-        }
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `detector.json` and `detector.safetensors` (the backbone's weights)."""
-        settings = {key: value for key, value in asdict(self.settings).items() if key != "device"}
-        config = {"detector": self.name, "settings": settings, "mean": self.mean, "std": self.std}
-        write_detector(folder, CONFIG_FILE, config, self._plain.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> "GridDetector":
-        """From a folder that `save_pretrained` wrote."""
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        settings = GridSettings(**config["settings"])
-        network = untrained(settings.backbone)
-        try:
-            fill(network, load_file(folder / WEIGHTS_FILE), str(folder))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"detector in {folder} cannot be read ({error}): save it again") from None
-        return cls(settings, network, config["mean"], config["std"])
 
     @classmethod
     def from_specification(cls, specification: str) -> Detector:

@@ -14,7 +14,7 @@ from vivo.data.region_format import sha256_of
 from vivo.data.regions import RegionStore
 from vivo.errors import UserError
 from vivo.experiment import stages
-from vivo.experiment.benchmark import Benchmark
+from vivo.experiment.benchmark import RECURRENT, Benchmark
 from vivo.experiment.plan import VIVO
 from vivo.files import atomic_write_json
 
@@ -35,9 +35,11 @@ def inputs_of(bench: Benchmark) -> dict[str, Any]:
     if bench.caption_pictures:
         for number, name in enumerate(("show_and_tell_frozen", "show_and_tell")):
             config = stages.recurrent_config(bench, number, run / "rows" / "x" / "seed0" / name, "random", 0)
-            recurrent[name] = {
-                group: dataclasses.asdict(getattr(config, group)) for group in ("show_and_tell", "optim")
+            groups = ("show_and_tell", "optim", "model", "loss")
+            recurrent[name] = {group: dataclasses.asdict(getattr(config, group)) for group in groups} | {
+                "captions_per_picture": config.data.captions_per_picture
             }
+        recurrent["show_and_tell_decode"] = dataclasses.asdict(load_eval_config(configs_dir() / RECURRENT[2]).decode)
     files = [bench.evaluation_references, bench.classes, *bench.records]
     return {
         "vivo": __version__,

@@ -190,8 +190,7 @@ def config_of(of: Photographs, variant: Variant, seed: int) -> TrainConfig:
     )
     if of.quick:
         config.optim.duration, config.optim.batch_size = f"{of.quick} steps", 8
-        config.tracking.validate_every = config.tracking.save_every = ""
-        config.tracking.validate_every = f"{of.quick} steps"
+        config.tracking.validate_every, config.tracking.save_every = f"{of.quick} steps", ""
     return config
 
 
@@ -243,13 +242,13 @@ def train_chain(of: Photographs, names: Sequence[str], seed: int) -> None:
             captions(of, name, [seed], beam)
 
 
-def captions(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3, model: str = "best") -> dict[str, str]:
+def captions(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3) -> dict[str, str]:
     """Captions of the test pictures, written once, then read.
 
     Args:
         seeds: one; or several, whose models caption as an ensemble.
     """
-    first, *others = [of.run(name, seed) / model for seed in seeds]
+    first, *others = [of.run(name, seed) / "best" for seed in seeds]
     path = captions_file(of, name, seeds, beam)
     if path.is_file():
         return read_predictions(path)
@@ -261,5 +260,5 @@ def captions(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3, mo
 
 def captions_file(of: Photographs, name: str, seeds: Sequence[int], beam: int = 3) -> Path:
     """Where `captions` writes."""
-    several = "_ensemble" if len(seeds) > 1 else ""
+    several = "_ensemble" + "-".join(map(str, seeds)) if len(seeds) > 1 else ""
     return of.run(name, seeds[0]) / f"predictions{'' if beam == 3 else f'_beam{beam}'}{several}.json"

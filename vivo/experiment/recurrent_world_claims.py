@@ -16,7 +16,7 @@ from vivo.metrics.bootstrap import Statistic, bootstrap, paired_bootstrap
 from vivo.metrics.comparison import system_intervals
 from vivo.metrics.nocaps import SplitScorer
 from vivo.metrics.ratios import RatioScore
-from vivo.world.facts import Fact, Said, judged, shown, shown_in
+from vivo.world.facts import Fact, Said, accuracy, judged, shown, shown_in
 from vivo.world.scenes import Scene
 from vivo.world.write import scenes_of
 
@@ -52,7 +52,7 @@ def ratio(counts: Sequence[Sequence[tuple[float, float]]]) -> RatioScore:
 
 def colours_right(found: WorldCaptions, row: str) -> Statistic:
     """(d): of the colours that captions say of objects that are there, the share that is right, in percent."""
-    return ratio([[_count(one for one in said if len(one.fact) == 2) for said in seed] for seed in found.said(row)])
+    return ratio([[accuracy(one for one in said if len(one.fact) == 2) for said in seed] for seed in found.said(row)])
 
 
 def colours_told(found: WorldCaptions, row: str) -> Statistic:
@@ -66,11 +66,6 @@ def colours_told(found: WorldCaptions, row: str) -> Statistic:
             of_seed.append((len(right & true), len(true)))
         told.append(of_seed)
     return ratio(told)
-
-
-def combinations_right(found: WorldCaptions, row: str, colours: bool, seen: bool) -> Statistic:
-    """(f): `combinations`, as the share that is right, in percent."""
-    return ratio(combinations(found, row, colours, seen))
 
 
 def combinations(found: WorldCaptions, row: str, colours: bool, seen: bool) -> list[list[tuple[int, int]]]:
@@ -92,14 +87,9 @@ def combinations(found: WorldCaptions, row: str, colours: bool, seen: bool) -> l
                 and (not colours or one.truth[0][0])
                 and any(fact in known for fact in one.truth) == seen
             ]
-            of_seed.append(_count(kept))
+            of_seed.append(accuracy(kept))
         counts.append(of_seed)
     return counts
-
-
-def _count(said) -> tuple[int, int]:
-    kept = list(said)
-    return sum(one.right for one in kept), len(kept)
 
 
 def colours_table(found: WorldCaptions) -> Table:

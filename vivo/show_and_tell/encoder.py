@@ -27,6 +27,7 @@ class ImageEncoder(nn.Module):
         with torch.device("cpu"):  # timm computes while it builds, which transformers' empty "meta" tensors do not
             self.network = untrained(config.encoder, who=config.model_type).to(memory_format=torch.channels_last)
         self.folded = False
+        self._scaling: tuple[Tensor, ...] | None = None
         self.requires_grad_(not config.encoder_frozen)
 
     def train(self, mode: bool = True) -> "ImageEncoder":
@@ -42,8 +43,10 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [B, 3, S, S] -> float32 [B, F]."""
         self.fold()
-        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.config.pixel_mean, self.config.pixel_std))
-        features = map_of(self.network, normalised(pixels, mean, std)).float().mean((2, 3))
+        if self._scaling is None or self._scaling[0].device != pixels.device:  # once: a copy waits for a GPU
+            config = self.config
+            self._scaling = tuple(torch.tensor(v, device=pixels.device) for v in (config.pixel_mean, config.pixel_std))
+        features = map_of(self.network, normalised(pixels, *self._scaling)).float().mean((2, 3))
         return F.dropout(features, self.config.encoder_dropout, self.training)
 
     def fold(self) -> None:

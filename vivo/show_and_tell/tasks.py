@@ -71,6 +71,8 @@ def _check_brought(asked: RecurrentConfig, brought: ShowAndTellConfig, init: str
     for name, has in {
         "encoder": brought.encoder,
         "picture_size": brought.picture_size,
+        "picture_resize": brought.picture_resize,
+        "standardise_features": brought.standardise_features,
         "embedding_size": brought.embedding_size,
         "lstm_size": brought.lstm_size,
         "vocabulary": words,

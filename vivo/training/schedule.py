@@ -35,7 +35,8 @@ class Schedule:
         """The durations of `config` for a training set of so many pictures.
 
         Raises:
-            UserError: the warm-up is longer than the run, which would never reach its learning rate.
+            UserError: the warm-up is longer than the run, which would never reach its learning rate; scheduled sampling
+                would begin behind the run.
         """
         optim, tracking = config.optim, config.tracking
         steps = parse_duration(optim.duration).steps(optim.batch_size, examples)
@@ -49,6 +50,12 @@ class Schedule:
                 f"optim.warmup: {optim.warmup} is {warmup:,} updates, more than the {steps:,} of optim.duration, "
                 f"{optim.duration}; make it shorter"
             )
+        scheduled_from = updates(config.show_and_tell.scheduled_from)
+        if scheduled_from and scheduled_from >= steps - 1:
+            raise UserError(
+                f"show_and_tell.scheduled_from: {config.show_and_tell.scheduled_from} is {scheduled_from:,} updates of "
+                f"{steps:,}: no word would be drawn; make it shorter"
+            )
         return cls(
             steps,
             optim.lr,
@@ -60,7 +67,7 @@ class Schedule:
             updates(config.loss.drop_worst_from),
             updates(optim.decay_every),
             optim.decay_factor,
-            updates(config.show_and_tell.scheduled_from),
+            scheduled_from,
         )
 
     def learning_rate(self, step: int) -> float:

@@ -7,7 +7,7 @@ nothing but the words of the relation, articles, numbers and colours between. On
 the picture is judged: whether an object is there at all is the business of other measures.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vivo.metrics.tokenizer import ptb_tokenize
@@ -82,9 +82,10 @@ def judged(caption: str, scene: Scene) -> list[Said]:
     return found
 
 
-def accuracy(said: Collection[Said]) -> tuple[int, int]:
+def accuracy(said: Iterable[Said]) -> tuple[int, int]:
     """(right, said)."""
-    return sum(one.right for one in said), len(said)
+    kept = list(said)
+    return sum(one.right for one in kept), len(kept)
 
 
 def _nouns(tokens: Sequence[str]) -> list[tuple[int, int, str]]:
