@@ -42,12 +42,11 @@ def test_ratios_are_of_their_figures_and_a_missed_goal_is_bold():
     assert "| x | 2 | 1 | s | **2 (1 to 3)** | 3 | - |" in table(run | {"rows": [row]})
 
 
-@pytest.mark.parametrize(
-    "program, sections", [("cpu.py", "pretraining fine matching collation"), ("gpu.py", "matching")]
-)
+@pytest.mark.parametrize("program, sections", [("cpu.py", ""), ("gpu.py", "matching scst extraction")])
 def test_a_benchmark_runs_on_small_shapes(program, sections, tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "benchmarks" / program), "--tiny", "--only", *sections.split()]
-    done = subprocess.run([*command, "--out", str(tmp_path / "r.json")], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--out", str(tmp_path / "r.json")], capture_output=True, text=True, timeout=300)
     notes = json.loads((tmp_path / "r.notes.json").read_text())
     assert done.returncode == 0 and not [name for name in notes if name.endswith("/error")], done.stderr + str(notes)
-    assert json.loads((tmp_path / "r.json").read_text())
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert rows and all(row["ours"] > 0 and (row["limit"] is None or row["limit"] > 0) for row in rows)

@@ -49,7 +49,7 @@ def made_up(pictures: int, small: bool, device: str = "cpu") -> tuple[VivoForCap
     torch.manual_seed(0)
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     config = VivoConfig(training_stage="captions", **({"vocab_size": 1000, "feature_size": 64} | size if small else {}))
-    model = VivoForCaptioning(config).eval()
+    model = VivoForCaptioning(config).eval().requires_grad_(False)
     with torch.no_grad():
         model.vivo.embeddings.word.weight.mul_(5.0)
         model.head.bias[SEP] = -1e9

@@ -95,13 +95,30 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return perf_counter() - wall, process_time() - cpu
 
 
-def noise_pictures(folder: Path, count: int) -> list[Path]:
-    """JPEG files of 224 x 224 pixels that are about as hard to decode as photographs."""
+def noise_pictures(folder: Path, count: int, width: int = 224, height: int = 224) -> list[Path]:
+    """JPEG files that are about as hard to decode as photographs."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
-        coarse.resize((224, 224), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.jpg", quality=90)
+        coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.jpg", quality=90)
     return find_pictures(folder)
+
+
+def one_by_one(paths: list[Path], store: Path, detector: Detector) -> None:
+    """What one writes first: a loop that opens a picture, detects, and writes."""
+    with RegionStoreWriter(store, detector.fingerprint(), detector.feature_size) as writer:
+        for path in paths:
+            writer.write(path.stem, detector.detect([open_picture(path)])[0])
+
+
+def random_grid(network: str, scales: str, dtype: str = "float32", device: str = "cpu") -> grid.GridDetector:
+    """Grid features of a timm network with random weights."""
+    import timm
+
+    torch.manual_seed(0)
+    body = timm.create_model(network, pretrained=False, num_classes=0)
+    mean, std = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
+    return grid.GridDetector(grid.GridSettings(network, scales, dtype, device), body, mean, std)
 
 
 def main() -> None:

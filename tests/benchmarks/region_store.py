@@ -79,23 +79,41 @@ def make_both(folder: Path, pictures: int) -> tuple[Path, Path]:
     return tsv, folder / "store"
 
 
-def read(folder: Path, pictures: int) -> None:
-    """Random pictures from both, by turns."""
+def readers(folder: Path, pictures: int) -> dict[str, Callable[[], None]]:
+    """Reading all pictures in random order, from "TSV" and from "store"; both are made first, and compared."""
     tsv, path = make_both(folder, pictures)
     oscar, store = OscarReader(tsv), RegionStore(path)
     order = random.Random(0).sample(range(pictures), pictures)
     for row in order[:20]:
         assert np.array_equal(oscar[row][:, :FEATURES].astype(np.float16), store[str(row)].features)
-    best: dict[str, float] = {}
-    for _ in range(5):
-        for name, get in (("TSV", lambda row: oscar[row]), ("store", lambda row: store[str(row)].features.copy())):
-            start = process_time()
-            for row in order:
-                get(row)
-            best[name] = min(best.get(name, float("inf")), (process_time() - start) / pictures)
+
+    def each(get: Callable[[int], np.ndarray]) -> None:
+        for row in order:
+            get(row)
+
+    return {
+        "TSV": lambda: each(lambda row: oscar[row]),
+        "store": lambda: each(lambda row: store[str(row)].features.copy()),
+    }
+
+
+def sizes(folder: Path) -> tuple[int, int, int]:
+    """Bytes of the store, of the TSV with its index, and of label.tsv, whose content the store holds too."""
     theirs = sum((folder / name).stat().st_size for name in ("feature.tsv", "feature.lineidx"))
-    labels = (folder / "label.tsv").stat().st_size
-    ours = sum(file.stat().st_size for file in path.iterdir())
+    ours = sum(file.stat().st_size for file in (folder / "store").iterdir())
+    return ours, theirs, (folder / "label.tsv").stat().st_size
+
+
+def read(folder: Path, pictures: int) -> None:
+    """Random pictures from both, by turns."""
+    best: dict[str, float] = {}
+    works = readers(folder, pictures)
+    for _ in range(5):
+        for name, work in works.items():
+            start = process_time()
+            work()
+            best[name] = min(best.get(name, float("inf")), (process_time() - start) / pictures)
+    ours, theirs, labels = sizes(folder)
     print(f"{pictures} pictures of {REGIONS} x {FEATURES}, random order, from the page cache")
     print(f"    Oscar TSV    {best['TSV'] * 1e3:8.3f} ms a picture   {theirs / pictures / 1e3:8.1f} kB a picture")
     print(f"    RegionStore  {best['store'] * 1e3:8.3f} ms a picture   {ours / pictures / 1e3:8.1f} kB a picture")

@@ -23,7 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+
+from vivo.world.classes import CLASSES
+from vivo.world.formats import Picture, write_nocaps
+from vivo.world.grammar import captions
+from vivo.world.scenes import sample_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-9
@@ -80,22 +88,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vivo-scoring-") as name:
         folder = Path(name)
         pictures = write_predictions(arguments.references, folder / "p.json")
-        copy_their_package(folder / "package", arguments.meteor)
-        commands = {
-            "ours": [
-                OURS, ROOT / "eval" / "score.py", "--predictions", folder / "p.json", "--references",
-                arguments.references, "--out", folder / "ours.json", "--no-human",
-                *(["--meteor"] if arguments.meteor else []),
-            ],
-            "theirs": [
-                THEIRS, arguments.references, folder / "p.json", folder / "theirs.json", str(int(arguments.meteor)),
-            ],
-        }  # fmt: skip
-        measured: dict[str, list[tuple[float, float, float, float]]] = {side: [] for side in commands}
+        works = sides(arguments.references, folder, arguments.meteor)
+        measured: dict[str, list[tuple[float, float, float, float]]] = {side: [] for side in works}
         for turn in range(arguments.rounds):
-            for side in commands if turn % 2 == 0 else reversed(commands):
-                path = ROOT if side == "ours" else folder / "package"
-                measured[side].append(run(commands[side], path, folder))
+            for side in works if turn % 2 == 0 else reversed(works):
+                measured[side].append(works[side]())
         largest = largest_difference(folder)
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
@@ -116,14 +113,37 @@ def main() -> int:
     return int(largest > TOLERANCE)
 
 
+def sides(references: Path, folder: Path, meteor: bool = False) -> dict[str, Callable[[], tuple[float, ...]]]:
+    """Scoring FOLDER/p.json by "ours" and "theirs"; a call is a process, and tells what `run` does."""
+    copy_their_package(folder / "package", meteor)
+    ours = [
+        OURS, ROOT / "eval" / "score.py", "--predictions", folder / "p.json", "--references", references,
+        "--out", folder / "ours.json", "--no-human", *(["--meteor"] if meteor else []),
+    ]  # fmt: skip
+    theirs = [THEIRS, references, folder / "p.json", folder / "theirs.json", str(int(meteor))]
+    return {"ours": lambda: run(ours, ROOT, folder), "theirs": lambda: run(theirs, folder / "package", folder)}
+
+
+def made_references(folder: Path, pictures: int) -> Path:
+    """A nocaps file of ten captions a picture, of scenes of the embedded world; nothing is painted."""
+    made = []
+    for number in range(pictures):
+        rng = np.random.default_rng(number)
+        text = captions(sample_scene(rng, CLASSES, n_objects=int(rng.integers(2, 5))), rng, 10)
+        domain = ("in-domain", "near-domain", "out-domain", "out-domain")[number % 4]
+        made.append(Picture("nocaps", number, f"{number:016x}", f"{number}.jpg", (224, 224), domain, captions=text))
+    write_nocaps(folder, made)
+    return folder / "nocaps_val_captions.json"
+
+
 def write_predictions(references: Path, path: Path) -> int:
     """Half of one reference and half of another; returns the number of pictures."""
-    captions: dict[int, list[str]] = {}
+    known: dict[int, list[str]] = {}
     for entry in json.loads(references.read_text())["annotations"]:
-        captions.setdefault(entry["image_id"], []).append(entry["caption"])
+        known.setdefault(entry["image_id"], []).append(entry["caption"])
     rng = random.Random(0)
     records = []
-    for image_id, texts in captions.items():
+    for image_id, texts in known.items():
         one, two = (text.split() for text in rng.sample(texts, 2))
         mixed = one[: rng.randrange(len(one) + 1)] + two[len(two) // 2 :]
         records.append({"image_id": image_id, "caption": " ".join(mixed)})

@@ -71,6 +71,14 @@ class Numbers:
         return {"input_ids": [int(number) for number in text.split()]}
 
 
+class Letters(Numbers):
+    """`Numbers` whose pieces can be written out: piece 27 is "wbb"."""
+
+    def convert_ids_to_tokens(self, ids: Sequence[int], skip_special_tokens: bool = True) -> list[str]:
+        """A word for each id."""
+        return [f"w{chr(97 + i // 676 % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}" for i in ids if i > 103]
+
+
 def some_regions(counts: np.ndarray, rng: np.random.Generator) -> list[Regions]:
     """Regions of random boxes; features are drawn later, where they are wanted."""
     found = []
