@@ -19,7 +19,7 @@ Makes its own data; ours and rival's by turns, `--repeats` times, the ratio is t
     loader          what reads and collates for one H100, from what a core does here
     scoring         4,500 pictures x 10 references against pycocoevalcap with Java
 
-No other work may run meanwhile. MINUTES
+No other work may run meanwhile. On two cores it takes some 20 minutes (reckoned from FLOPs).
 The limit of a row: FLOPs over the measured rate of products, or bytes over that of copies. Results:
 tests/benchmarks/results.py; the sections: cpu_training.py, cpu_inference.py, cpu_data.py.
 """

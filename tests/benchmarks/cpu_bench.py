@@ -22,11 +22,13 @@ class Bench:
         self.rates = {"fp32": 1e11, "bf16": 1e11}  # FLOP/s, until they are measured
         self.copies = 1e10  # bytes/s that are read and written
 
-    def by_turns(self, **works: Work) -> dict[str, list[float]]:
-        """Seconds of each work, turn by turn; one turn before them is not counted."""
+    def by_turns(self, unwarmed: tuple[str, ...] = (), **works: Work) -> dict[str, list[float]]:
+        """Seconds of each work, turn by turn; one turn before them, without the long ones, is not counted."""
         seconds: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(self.repeats + 1):
             for name, work in works.items():
+                if not turn and name in unwarmed:
+                    continue
                 begun = perf_counter()
                 work()
                 if turn:

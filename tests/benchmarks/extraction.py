@@ -13,6 +13,7 @@ writing, hashing) costs beside the backbone. With --parts: CPU time of each part
 """
 
 import argparse
+import copy
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -104,11 +105,14 @@ def noise_pictures(folder: Path, count: int, width: int = 224, height: int = 224
     return find_pictures(folder)
 
 
-def one_by_one(paths: list[Path], store: Path, detector: Detector) -> None:
-    """What one writes first: a loop that opens a picture, detects, and writes."""
+def one_by_one(paths: list[Path], store: Path, detector: grid.GridDetector) -> None:
+    """What one writes first: a loop that opens a picture, detects, and writes, with timm's network as it comes."""
+    plain = copy.copy(detector)
+    plain._network = copy.deepcopy(detector._plain).to(detector._device, detector._dtype)
+    plain._inputs = lambda pixels: detector._inputs(pixels).contiguous()
     with RegionStoreWriter(store, detector.fingerprint(), detector.feature_size) as writer:
         for path in paths:
-            writer.write(path.stem, detector.detect([open_picture(path)])[0])
+            writer.write(path.stem, plain.detect([open_picture(path)])[0])
 
 
 def random_grid(network: str, scales: str, dtype: str = "float32", device: str = "cpu") -> grid.GridDetector:

@@ -55,8 +55,8 @@ class GridDetector(BackboneDetector):
     settings_class = GridSettings
 
     def __init__(self, settings: GridSettings, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__(settings, network, mean, std)
         self.scales = parse_scales(settings.scales)
+        super().__init__(settings, network, mean, std, max(side for side, _ in self.scales))
         self._check_scales()
 
     def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:

@@ -56,7 +56,7 @@ class WholePictureDetector(BackboneDetector):
         if settings.size < 32 or (settings.resize and settings.resize < settings.size):
             raise UserError(f"whole: size={settings.size} must be 32 or more, and resize={settings.resize} no less")
         # no resizing and resizing to the size itself are one thing, and have one fingerprint
-        super().__init__(replace(settings, resize=settings.resize or settings.size), network, mean, std)
+        super().__init__(replace(settings, resize=settings.resize or settings.size), network, mean, std, settings.size)
         self._fits = False  # whether the network takes this size is tried when pictures come: a hash needs no pass
 
     def detect(self, pictures: Sequence[Image.Image]) -> list[Regions]:
