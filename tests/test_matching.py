@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from vivo.losses import tag_set_loss
+from vivo.losses import _costs, _costs_by_size, tag_set_loss
 from vivo.matching import _assign_by_halves, _assign_padded, assign
 
 
@@ -63,6 +63,24 @@ def test_small_probabilities_are_told_apart():
     slots = torch.tensor([[[0], [1]]])
     losses = tag_set_loss(logits, torch.tensor([0, 1]), slots, torch.tensor([2]))
     assert losses["exchanged"] == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.lists(st.tuples(st.integers(0, 9), st.integers(1, 3)), max_size=6))
+def test_costs_of_what_can_be_chosen_are_those_of_all(seed: int, groups: list[tuple[int, int]]):
+    """What a CPU reads against what a GPU does, for groups of unequal size and length, each of all slots."""
+    generator = torch.Generator().manual_seed(seed)
+    most, length = max([size for size, _ in groups], default=1) or 1, max([pieces for _, pieces in groups], default=1)
+    slots, count = torch.full((len(groups), most, length), -1), 0
+    for group, (size, pieces) in zip(slots, groups, strict=True):
+        group[:size, :pieces] = torch.arange(count, count + size * pieces).view(size, pieces)
+        count += size * pieces
+    target = torch.randint(40, (count + 1,), generator=generator)
+    log_p = (5.0 * torch.randn(count + 1, 40, generator=generator)).log_softmax(dim=-1)
+    arguments = (log_p, target, slots, torch.tensor([size for size, _ in groups], dtype=torch.int64))
+    for size, every, needed in zip(arguments[3].tolist(), _costs(*arguments), _costs_by_size(*arguments), strict=True):
+        if size > 1:
+            assert torch.allclose(every[:size, :size], needed[:size, :size], atol=1e-6)
 
 
 def test_scipy_beyond_eight_agrees_with_small_groups():

@@ -42,7 +42,7 @@ class Bench:
         rival: list[float],
         amount: float,
         unit: str,
-        goal: float,
+        goal: float | None,
         limit: float | None,
     ) -> None:
         """Rates of `amount` in these seconds; the ratio of the medians, and that of each turn."""
