@@ -87,7 +87,7 @@ def _costs_by_size(log_p: Tensor, target_ids: Tensor, group_slots: Tensor, group
     shape = group_size.numpy() * (length + 1) + (slots[:, 0] >= 0).sum(axis=1)  # size and pieces of a group
     order = shape.argsort(kind="stable")
     shapes, first = np.unique(shape[order], return_index=True)
-    for one, alike in zip(shapes.tolist(), np.split(order, first[1:]), strict=True):
+    for one, alike in zip(shapes.tolist(), np.split(order, first)[1:], strict=True):
         size, pieces = divmod(one, length + 1)
         if size > 1:
             places = slots[alike, :size, :pieces]
