@@ -44,11 +44,18 @@ REGIONS, TAGS, TOKENS = 50, 20, 20
 CLS, SEP, MASK = 101, 102, 103
 
 
-def made_up(pictures: int, small: bool, device: str = "cpu") -> tuple[VivoForCaptioning, dict[str, Tensor]]:
-    """A model with random weights and a batch of full length."""
+SMALL = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 1000,
+    "feature_size": 64,
+}  # fmt: skip
+
+
+def made_up(
+    pictures: int, small: bool, device: str = "cpu", config: VivoConfig | None = None
+) -> tuple[VivoForCaptioning, dict[str, Tensor]]:
+    """A model with random weights, and a batch of full length; of BERT-base size, where no other is given."""
     torch.manual_seed(0)
-    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    config = VivoConfig(training_stage="captions", **({"vocab_size": 1000, "feature_size": 64} | size if small else {}))
+    config = config or VivoConfig(training_stage="captions", **(SMALL if small else {}))
     model = VivoForCaptioning(config).eval().requires_grad_(False)
     with torch.no_grad():
         model.vivo.embeddings.word.weight.mul_(5.0)

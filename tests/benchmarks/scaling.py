@@ -190,9 +190,9 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def written(page: str, table: str) -> str:
-    """The page with `table` between its markers."""
-    begin, end = "<!-- scaling.py begins -->", "<!-- scaling.py ends -->"
+def written(page: str, table: str, program: str = "scaling.py") -> str:
+    """The page with `table` between the markers of a program."""
+    begin, end = f"<!-- {program} begins -->", f"<!-- {program} ends -->"
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{table}\n{end}{after}"

@@ -46,21 +46,21 @@ def _delivery(parts: Sequence[tuple[str, float]], needed: float, top: int) -> li
         return LEFT + (math.log10(rate) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     bottom = top + ROW * len(parts)
-    lines = [_text(20, 28, "Pictures a second that each part of a node of 8 H100 delivers", "title")]
-    lines.append(_text(20, 47, "computed from measured cores and published rates; no such node was used", "small"))
+    lines = [text(20, 28, "Pictures a second that each part of a node of 8 H100 delivers", "title")]
+    lines.append(text(20, 47, "computed from measured cores and published rates; no such node was used", "small"))
     for power in range(math.floor(low), math.ceil(high) + 1):
         for tick in (10.0**power, 2 * 10.0**power, 5 * 10.0**power):
             if low <= math.log10(tick) <= high:
-                lines.append(_line(x(tick), top, x(tick), bottom, "grid"))
-                lines.append(_text(x(tick), bottom + 18, f"{tick:,.0f}", "small", "middle"))
+                lines.append(line(x(tick), top, x(tick), bottom, "grid"))
+                lines.append(text(x(tick), bottom + 18, f"{tick:,.0f}", "small", "middle"))
     for row, (name, rate) in enumerate(parts):
         middle = top + ROW * row + ROW / 2
         left, right = sorted((x(rate), x(needed)))
-        lines.append(_text(LEFT - 12, middle + 5, name, "", "end"))
-        lines.append(_bar(left, middle - 9, max(right - left, 2), 18, "above" if rate >= needed else "below"))
-        lines.append(_text(right + 8, middle + 5, f"{rate:,.0f} ({rate / needed:.2f}x)", "value"))
-    lines.append(_line(x(needed), top - 6, x(needed), bottom, "need"))
-    lines.append(_text(x(needed), bottom + 40, f"needed: {needed:,.0f}", "value", "middle"))
+        lines.append(text(LEFT - 12, middle + 5, name, "", "end"))
+        lines.append(bar(left, middle - 9, max(right - left, 2), 18, "above" if rate >= needed else "below"))
+        lines.append(text(right + 8, middle + 5, f"{rate:,.0f} ({rate / needed:.2f}x)", "value"))
+    lines.append(line(x(needed), top - 6, x(needed), bottom, "need"))
+    lines.append(text(x(needed), bottom + 40, f"needed: {needed:,.0f}", "value", "middle"))
     return lines
 
 
@@ -74,32 +74,32 @@ def _steps(scenarios: Sequence[Mapping[str, float | str]], top: int) -> list[str
 
     group = 3 * 18 + 22
     bottom = top + group * len(scenarios)
-    lines = [_text(20, top - 14, "Milliseconds of a step, by part (the longest is the step, if they overlap)", "title")]
+    lines = [text(20, top - 14, "Milliseconds of a step, by part (the longest is the step, if they overlap)", "title")]
     step = 5 if end > 12 else 2 if end > 5 else 1
     for tick in range(0, math.floor(end) + 1, step):
-        lines.append(_line(x(tick), top, x(tick), bottom, "grid"))
-        lines.append(_text(x(tick), bottom + 18, str(tick), "small", "middle"))
+        lines.append(line(x(tick), top, x(tick), bottom, "grid"))
+        lines.append(text(x(tick), bottom + 18, str(tick), "small", "middle"))
     for number, row in enumerate(scenarios):
         begin = top + group * number + 11
         head, _, tail = str(row["label"]).partition("\n")
-        lines.append(_text(LEFT - 110, begin + 24, head, "", "end"))
-        lines.append(_text(LEFT - 110, begin + 43, tail, "small", "end"))
+        lines.append(text(LEFT - 110, begin + 24, head, "", "end"))
+        lines.append(text(LEFT - 110, begin + 43, tail, "small", "end"))
         for place, (part, (css, name)) in enumerate(STEP_PARTS.items()):
             y = begin + 18 * place
             milliseconds = float(row[part]) * 1e3
-            lines.append(_text(LEFT - 12, y + 13, name, "small", "end"))
-            lines.append(_bar(LEFT, y + 2, max(x(milliseconds) - LEFT, 1), 14, css))
-            lines.append(_text(x(milliseconds) + 8, y + 14, f"{milliseconds:.1f}", "value"))
+            lines.append(text(LEFT - 12, y + 13, name, "small", "end"))
+            lines.append(bar(LEFT, y + 2, max(x(milliseconds) - LEFT, 1), 14, css))
+            lines.append(text(x(milliseconds) + 8, y + 14, f"{milliseconds:.1f}", "value"))
     return lines
 
 
-def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(x: float, y: float, content: str, css: str = "", anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
 
 
-def _bar(x: float, y: float, width: float, height: float, css: str) -> str:
+def bar(x: float, y: float, width: float, height: float, css: str) -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2" class="{css}"/>'
