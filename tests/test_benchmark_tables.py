@@ -50,3 +50,21 @@ def test_a_benchmark_runs_on_small_shapes(program, sections, tmp_path):
     assert done.returncode == 0 and not [name for name in notes if name.endswith("/error")], done.stderr + str(notes)
     rows = json.loads((tmp_path / "r.json").read_text())
     assert rows and all(row["ours"] > 0 and (row["limit"] is None or row["limit"] > 0) for row in rows)
+
+
+def test_how_cost_grows_is_drawn_from_its_points():
+    import growth
+
+    points = json.loads(growth.POINTS.read_text(encoding="utf-8"))
+    page = growth.PAGE.read_text(encoding="utf-8")
+    assert growth.written(page, growth.table(points), "growth.py") == page and f"]({growth.CHART.name})" in page
+    assert growth.drawn(points) == growth.CHART.read_text(encoding="utf-8")
+
+
+def test_a_slope_is_that_of_the_logarithms():
+    from growth_chart import chart, fitted
+
+    assert fitted([1, 10, 100], [3.0, 300.0, 30_000.0]) == (pytest.approx(2.0), pytest.approx(3.0))
+    panel = {"title": "t", "axis": "a", "x": [1, 10], "seconds": [1.0, 10.0], "flops": [1.0, 100.0]}
+    drawn = chart([panel])
+    assert "slope 1.00" in drawn and "of FLOPs 2.00" in drawn
