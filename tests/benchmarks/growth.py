@@ -133,11 +133,11 @@ class Panel:
 
 
 PANELS = (
-    Panel("regions", "pre-training step: regions", "regions of a picture (16 pictures, 8 tag tokens)",
+    Panel("regions", "pre-training step: regions", "regions of a picture (8 tag tokens)",
           (10, 20, 40, 80, 160, 320),
           "layers are linear in elements, attention is quadratic (160 to 320); at 10 the optimizer is a third",
           lambda n: step(regions=n)),
-    Panel("tags", "pre-training step: tags", "tag tokens of a picture (16 pictures, 30 regions)",
+    Panel("tags", "pre-training step: tags", "tag tokens of a picture (30 regions)",
           (5, 10, 20, 40, 80),
           "the 30 regions are there whatever the tags",
           lambda n: step(tags=n)),
@@ -161,7 +161,7 @@ PANELS = (
           (1, 2, 4, 8, 16, 32),
           "the context is encoded once and shared by all beams; from 16 on the beams are the cost",
           lambda n: decoding(beam=n)),
-    Panel("constraints", "constrained search: constraints", "sets of satisfied constraints (1 to 5 constraints)",
+    Panel("constraints", "constrained search: constraints", "sets of 1 to 5 satisfied constraints",
           (2, 4, 8, 16, 32),
           "five beams for each of 2 to 64 states; each looks, under a mask, through the kept tokens of all: quadratic",
           constraining),

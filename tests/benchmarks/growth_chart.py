@@ -55,7 +55,9 @@ def _panel(panel: Mapping[str, Any], left: float, top: float) -> list[str]:
     x, seconds, flops = panel["x"], panel["seconds"], panel["flops"]
     slope, start = fitted(x, seconds)
     low_x, high_x = math.log10(x[0]), math.log10(x[-1])
-    low_y, high_y = math.log10(min(seconds)), math.log10(max(seconds))
+    shift = math.exp(sum(math.log(s / f) for s, f in zip(seconds, flops, strict=True)) / len(x)) if flops else 0.0
+    shown = [*seconds, *(shift * f for f in flops or ())]
+    low_y, high_y = math.log10(min(shown)), math.log10(max(shown))
     # at least a decade and a half, so that noise on a flat line looks flat
     middle, half = (low_y + high_y) / 2, max(high_y - low_y, 1.4) / 2 + 0.1
     low_y, high_y = middle - half, middle + half
@@ -72,13 +74,11 @@ def _panel(panel: Mapping[str, Any], left: float, top: float) -> list[str]:
         if low_y <= power <= high_y:
             parts.append(line(begin, at_y(10.0**power), end, at_y(10.0**power), "grid"))
             parts.append(text(begin - 6, at_y(10.0**power) + 4, _time(10.0**power), "small", "end"))
-    shown = x if len(x) <= 6 else x[:: -(-len(x) // 5)]
-    for value in shown:
+    for value in x if len(x) <= 6 else x[:: -(-len(x) // 5)]:
         parts.append(line(at_x(value), up, at_x(value), bottom, "grid"))
         parts.append(text(at_x(value), bottom + 16, _number(value), "small", "middle"))
     parts.append(text((begin + end) / 2, bottom + 36, panel["axis"], "small", "middle"))
     if flops:
-        shift = math.exp(sum(math.log(s / f) for s, f in zip(seconds, flops, strict=True)) / len(x))
         places = " ".join(f"{at_x(v):.1f},{at_y(f * shift):.1f}" for v, f in zip(x, flops, strict=True))
         parts.append(f'<polyline points="{places}" class="flops"/>')
     ends = [(v, start * v**slope) for v in (x[0], x[-1])]
