@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import empty_webp, many_scans, saved
+from hostile import empty_webp, many_scans, many_scans_of_one_colour, saved
 from PIL import Image
 
 from vivo.serve.body import Memory, Share
@@ -42,6 +42,9 @@ def test_what_would_cost_too_much_is_refused_by_its_header() -> None:
     for data, said in (
         (empty_webp(15_900, 6_200), "MiB to decode"),
         (many_scans(3_000, 2_000, 190), "too many scans for its size"),
+        (many_scans_of_one_colour(3_000, 2_000, 190), "too many scans for its size"),
+        (many_scans_of_one_colour(4_000, 3_900, 5_000), "damaged"),  # 50 kB that took ten seconds
+        (many_scans_of_one_colour(400, 300, 300), "more than 200 scans"),
         (b"\xff\xd8" + b"\xff" * 20_000_000, "damaged"),
         (b"\xff\xd8" + b"\xff\xe0\0\2" * 5_000_000, "damaged"),  # segments without end
     ):
@@ -63,9 +66,24 @@ def test_large_are_those_that_take_long() -> None:
             "9 MP PNG": saved(Image.new("L", (3000, 3000)), "PNG"),
             "9 MP WebP": empty_webp(3000, 3000),
             "2 MP JPEG of 190 scans": many_scans(2000, 1000, 190),
+            "2 MP baseline JPEG of 190 scans": many_scans_of_one_colour(2000, 1000, 190),
         }.items()
     }
-    assert [name for name, one in large.items() if one] == ["9 MP PNG", "9 MP WebP", "2 MP JPEG of 190 scans"]
+    scans = ["2 MP JPEG of 190 scans", "2 MP baseline JPEG of 190 scans"]
+    assert [name for name, one in large.items() if one] == ["9 MP PNG", "9 MP WebP", *scans]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_scans_are_those_of_the_picture_and_not_of_what_lies_behind_it(options: dict) -> None:
+    """Phones put a second picture or a film behind the end; a comment that looks like the end hides nothing."""
+    data = saved(noise(300, 200), "JPEG", **options)
+    scans = data.count(b"\xff\xda")
+    assert scans == (10 if "progressive" in options else 1)
+    assert read_header(data + data + b"film \xff\xda" * 500, SETTINGS).scans == scans
+    place = data.index(b"\xff\xda")
+    hidden = data[:place] + b"\xff\xfe\0\x06\xff\xd9\xff\xda" + b"garbage \xff\xff" + data[place:]
+    assert read_header(hidden, SETTINGS).scans == scans
+    assert read_header(data[:-2], SETTINGS).scans == scans  # and no end
 
 
 def share() -> Share:
@@ -97,6 +115,7 @@ def test_decoding_takes_no_more_memory_than_was_counted() -> None:
         saved(clear, "PNG", transparency=1, exif=turned),
         saved(Image.new("CMYK", (5000, 5000)), "JPEG", exif=turned),
         saved(Image.new("RGB", (5000, 5000)), "JPEG", progressive=True, subsampling=0),
+        many_scans_of_one_colour(5000, 5000, 5),
     ]
 
     async def peak(decoding: Decoding, data: bytes) -> int:
