@@ -1,6 +1,8 @@
 """Decoding is bounded: what a header says decides, large pictures wait for themselves, and a decoder can be stopped."""
 
 import asyncio
+import os
+import signal
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -124,8 +126,8 @@ def test_decoding_takes_no_more_memory_than_was_counted() -> None:
         await decoding.large.decoders[0].decode(SMALL)
         before = peak_of(process.pid)
         header = read_header(data, SETTINGS)
-        await decoding.large.decode(data, header, taken)
-        assert taken.held == 0
+        picture = await decoding.large.decode(data, header, taken)
+        assert taken.held == picture.memory == 4 * picture.image.width * picture.image.height
         assert peak_of(process.pid) - before <= header.memory + 2 * len(data)
         return header.memory
 
@@ -186,7 +188,7 @@ def test_large_pictures_wait_for_themselves_and_those_who_leave_are_forgotten() 
         assert decoding.large.waiting == 4 and decoding.small.waiting == 0
         assert memory.held == read_header(long, SETTINGS).memory  # of the one that is being decoded
         for _ in range(3):
-            assert (await decoding.decode(SMALL, Share(memory))).width == 64
+            assert (await decoding.decode(SMALL, share())).width == 64
         assert not any(task.done() for task in tasks)
         more = [asyncio.create_task(decoding.decode(long, Share(memory))) for _ in range(SETTINGS.large_queue)]
         refused = await asyncio.wait(more, return_when=asyncio.FIRST_EXCEPTION)
@@ -195,6 +197,71 @@ def test_large_pictures_wait_for_themselves_and_those_who_leave_are_forgotten() 
             task.cancel()
         await asyncio.gather(*tasks, *more, return_exceptions=True)
         assert decoding.large.waiting == 0 and memory.held == 0
-        assert (await decoding.decode(SMALL, Share(memory))).width == 64
+        assert (await decoding.decode(SMALL, share())).width == 64
 
     run(go)
+
+
+LARGE = saved(Image.new("L", (2400, 2000)), "PNG")
+
+
+def test_a_busy_machine_makes_a_picture_late_and_not_too_large() -> None:
+    """What is limited is time of a processor: the process is stopped, as if others had them all, for longer."""
+
+    async def go(decoding: Decoding) -> tuple[Picture, int]:
+        lane, looked = decoding.large, 0
+        decoder, header = lane.decoders[0], read_header(SMALL, SETTINGS)
+        pid, used = (await decoder.start()).pid, decoder.used
+        await lane.decode(SMALL, header, share())
+
+        def looking() -> float:
+            nonlocal looked
+            looked += 1
+            if looked == 3:  # when it begins, before it is waited for, and when the time is over
+                os.kill(pid, signal.SIGCONT)
+            return used()
+
+        os.kill(pid, signal.SIGSTOP)
+        decoder.used, lane.seconds = looking, 0.2
+        picture = await lane.decode(SMALL, header, share())
+        assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)  # as those of small ones
+        return picture, looked
+
+    picture, looked = run(go)
+    assert picture.width == 64 and looked >= 3
+
+
+def test_a_large_picture_gets_the_memory_that_comes_free_before_anybody_newer() -> None:
+    async def go(decoding: Decoding) -> None:
+        header = read_header(LARGE, SETTINGS)
+        memory = Memory(header.memory + 100)
+        others, mine = Share(memory), Share(memory)
+        others.take(250)
+        for leaves in (True, False):
+            task = asyncio.create_task(decoding.decode(LARGE, mine))
+            while memory.held == 250 and not task.done():
+                await asyncio.sleep(0)
+            others.give(50)
+            with pytest.raises(Problem, match="memory"):
+                others.take(1)
+            if leaves:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert mine.held == 0 and memory.held == 200
+                others.take(50)
+        assert not task.done()
+        others.give(100)
+        picture = await task
+        assert (picture.large, picture.width, mine.held, memory.held) == (True, 2400, picture.memory, mine.held + 100)
+        others.take(1)
+
+    run(go)
+
+
+@pytest.mark.parametrize("mebibytes", [64, 100, 256, 1024])
+def test_those_who_wait_to_be_decoded_leave_memory_for_the_first_of_them(mebibytes: int) -> None:
+    settings = replace(SETTINGS, memory_bytes=mebibytes * 1024**2)
+    lane = Decoding(settings, 1).large
+    assert lane.most <= settings.large_queue
+    assert (lane.most + 1) * settings.v4_bytes + settings.most_decoded <= settings.memory_bytes

@@ -8,7 +8,6 @@ from outside (RLIMIT_AS): a picture that is worse than its header said costs its
 """
 
 import json
-import os
 import resource
 import signal
 import struct
@@ -26,9 +25,7 @@ SPARE = 64 * 1024 * 1024  # address space beside what `Header.memory` counts: th
 def main() -> None:
     """Serve one parent; the first argument are settings, as JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's business
-    asked = json.loads(sys.argv[1])
-    os.nice(asked.pop("nice"))
-    settings = Settings(checkpoint=Path(), **asked)
+    settings = Settings(checkpoint=Path(), **json.loads(sys.argv[1]))
     quieten_pillow()
     _limit_memory(settings.most_decoded + 2 * settings.v4_bytes + SPARE)
     while (data := receive(sys.stdin.buffer)) is not None:
@@ -41,7 +38,8 @@ def answer(data: bytes, settings: Settings) -> bytes:
     pixels = b""
     try:
         found = read_picture(data, settings)
-        said = {"width": found.width, "height": found.height, "format": found.format, "size": found.image.size}
+        said = {"width": found.width, "height": found.height, "format": found.format, "large": found.large}
+        said["size"] = found.image.size
         pixels = found.image.tobytes()
     except Problem as problem:
         cause = type(problem.__cause__).__name__ if problem.__cause__ else ""

@@ -30,14 +30,14 @@ class Picture:
         image: RGB, upright, no side above LARGEST_SIDE.
         width, height: of the whole picture, upright, in pixels.
         format: as answers name it.
-        size: bytes of the file.
+        large: whether it was decoded as a large one.
     """
 
     image: Image.Image
     width: int
     height: int
     format: str
-    size: int
+    large: bool = False
 
     @property
     def memory(self) -> int:
@@ -54,7 +54,7 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
     header = read_header(data, settings)
     try:
         with Image.open(io.BytesIO(data), formats=[header.kind]) as opened:
-            return _decode(opened, header, len(data), settings)
+            return _decode(opened, header, settings)
     except Problem:
         raise
     except Image.DecompressionBombError:
@@ -67,7 +67,7 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
         raise damaged() from error
 
 
-def _decode(opened: Image.Image, header: Header, size: int, settings: Settings) -> Picture:
+def _decode(opened: Image.Image, header: Header, settings: Settings) -> Picture:
     width, height = opened.size
     check_sides(width, height, settings)
     if (width, height) != (header.width, header.height) and header.kind != "GIF":  # whose frame may be larger
@@ -81,7 +81,7 @@ def _decode(opened: Image.Image, header: Header, size: int, settings: Settings) 
     image = ImageOps.exif_transpose(_reduced(opened))
     if turned:
         width, height = height, width
-    return Picture(image, width, height, FORMATS[header.kind], size)
+    return Picture(image, width, height, FORMATS[header.kind], header.is_large)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
