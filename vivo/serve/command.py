@@ -94,6 +94,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         checkpoint=arguments.checkpoint,
         device=arguments.device,
         keys=() if arguments.no_key else read_keys(arguments.key_file),
+        hosts=(*Settings.hosts, arguments.host),  # which may be 127.0.0.2
         beam=arguments.beam,
         threshold=arguments.threshold,
         urls=arguments.allow_urls or bool(networks),

@@ -36,7 +36,7 @@ class Settings:
 
     checkpoint: Path
     device: str | None = None
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = field(default=(), repr=False)
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     beam: int = 5
     threshold: float | None = None
