@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import struct
 from dataclasses import replace
@@ -13,6 +14,7 @@ from hostile import empty_webp, many_scans, many_scans_of_one_colour, saved
 from PIL import Image
 
 from vivo.serve.body import Memory, Share
+from vivo.serve.decoder import SPARE
 from vivo.serve.decoding import Decoding
 from vivo.serve.headers import read_header
 from vivo.serve.pictures import Picture
@@ -106,7 +108,7 @@ def run(go, settings: Settings = SETTINGS):
     return asyncio.run(all_of_it())
 
 
-SMALL = saved(noise(64, 80), "PNG")
+SMALL, LARGE = saved(noise(64, 80), "PNG"), saved(Image.new("L", (2400, 2000)), "PNG")
 
 
 def test_decoding_takes_no_more_memory_than_was_counted() -> None:
@@ -152,6 +154,20 @@ def test_a_file_that_lies_is_stopped_by_the_processes_own_limit() -> None:
 
     inner, picture = run(go)
     assert inner in ("InvalidImageFormat", "InvalidImageSize") and picture.width == 64
+
+
+def test_what_a_process_may_take_is_what_was_counted_for_this_picture() -> None:
+    async def room(decoding: Decoding, data: bytes) -> int:
+        header = read_header(data, SETTINGS)
+        process = await decoding.large.decoders[0].start()
+        await decoding.large.decode(data, header, share())
+        size = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        return resource.prlimit(process.pid, resource.RLIMIT_AS)[0] - size - header.memory - 2 * len(data)
+
+    async def go(decoding: Decoding) -> list[int]:
+        return [await room(decoding, data) for data in (SMALL, LARGE, SMALL)]
+
+    assert all(0 < spare < 2 * SPARE for spare in run(go))
 
 
 def test_one_that_takes_too_long_is_stopped_and_the_next_is_decoded() -> None:
@@ -200,9 +216,6 @@ def test_large_pictures_wait_for_themselves_and_those_who_leave_are_forgotten() 
         assert (await decoding.decode(SMALL, share())).width == 64
 
     run(go)
-
-
-LARGE = saved(Image.new("L", (2400, 2000)), "PNG")
 
 
 def test_a_busy_machine_makes_a_picture_late_and_not_too_large() -> None:

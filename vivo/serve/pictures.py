@@ -85,7 +85,7 @@ def _decode(opened: Image.Image, header: Header, settings: Settings) -> Picture:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """RGB by the least whole factor with which it fits; EXIF stays with it. A band at a time, to save memory."""
+    """RGB by the least whole factor with which it fits, with its turn. A band at a time, to save memory."""
     factor = -(-max(image.size) // LARGEST_SIDE)
     across, down = min(factor, image.width), min(factor, image.height)
     found = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
@@ -93,7 +93,7 @@ def _reduced(image: Image.Image) -> Image.Image:
     for top in range(0, image.height, rows):
         band = to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
         found.paste(band.reduce((across, down)), (0, top // down))
-    found.getexif().update(dict(image.getexif()))
+    found.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found
 
 
