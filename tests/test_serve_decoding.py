@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vivo.serve.body import Memory, Share
 from vivo.serve.decoder import SPARE
 from vivo.serve.decoding import Decoding
 from vivo.serve.headers import read_header
-from vivo.serve.pictures import Picture
+from vivo.serve.pictures import Picture, read_picture
 from vivo.serve.problems import Problem
 from vivo.serve.settings import Settings
 
@@ -88,6 +89,27 @@ def test_scans_are_those_of_the_picture_and_not_of_what_lies_behind_it(options: 
     hidden = data[:place] + b"\xff\xfe\0\x06\xff\xd9\xff\xda" + b"garbage \xff\xff" + data[place:]
     assert read_header(hidden, SETTINGS).scans == scans
     assert read_header(data[:-2], SETTINGS).scans == scans  # and no end
+
+
+def test_a_file_of_nothing_but_its_blocks_is_damaged() -> None:
+    """Twelve bytes are a chunk of a PNG, three an extension of a GIF, one is skipped: Pillow looks at each."""
+    png, gif = saved(noise(64, 80), "PNG"), saved(Image.new("P", (64, 80)), "GIF", comment=b"by hand " * 100)
+    first, table = png.index(b"IDAT") - 4, 13 + 3 * 2 ** ((gif[10] & 7) + 1) * (gif[10] >> 7)
+    chunk = struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd"))
+    for whole, place, block in (
+        (png, first, chunk),
+        (png, len(png) - 12, chunk),
+        (gif, table, b"\x21\xfe\0"),
+        (gif, table, b"\x21\xfe\1a\0"),
+        (gif, table, b"\1"),
+    ):
+        few, many = (whole[:place] + block * count + whole[place:] for count in (100, 20_000))
+        assert read_picture(few, SETTINGS).height == 80
+        with pytest.raises(Problem, match="damaged"):
+            read_header(many, SETTINGS)
+    one = gif[:table] + b"\x21\xfe" + b"\1a" * 20_000 + b"\0" + gif[table:]  # an extension of many parts
+    with pytest.raises(Problem, match="damaged"):
+        read_header(one, SETTINGS)
 
 
 def share() -> Share:

@@ -12,6 +12,7 @@ from vivo.serve.problems import Problem, invalid
 from vivo.serve.settings import Settings
 
 MOST_SEGMENTS = 4096  # of a JPEG; real files have some dozens
+MOST_BLOCKS = 20_000  # of a PNG or GIF: each is a turn of a loop in Pillow, all together a tenth of a second
 MOST_SCANS = 200  # of a JPEG: each costs a pass over the whole picture, and one can be a few bytes
 MOST_SCANNED = 1_000_000_000  # scans x pixels of a JPEG: the usual ten scans of a progressive one of 100 megapixels
 SMALL_WORK = 16_000_000  # pixels x passes: up to here, about a tenth of a second
@@ -124,8 +125,10 @@ def _parsed(data: bytes) -> Header | None:
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         if data[12:16] != b"IHDR":
             raise ValueError
+        _walk_png(data)
         return Header("PNG", *struct.unpack_from(">II", data, 16))
     if data.startswith((b"GIF87a", b"GIF89a")):
+        _walk_gif(data)
         return Header("GIF", *struct.unpack_from("<HH", data, 6))
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
@@ -137,6 +140,32 @@ def _parsed(data: bytes) -> Header | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     return None
+
+
+def _walk_png(data: bytes) -> None:
+    """Raises: ValueError, where there are too many chunks; 20 MB of empty ones took eight seconds."""
+    place = 8
+    for _ in range(MOST_BLOCKS):
+        if data[place + 4 : place + 8] in (b"IEND", b""):  # the second: truncated, as decoding will show
+            return
+        place += 12 + int.from_bytes(data[place : place + 4])
+    raise ValueError
+
+
+def _walk_gif(data: bytes) -> None:
+    """Raises: ValueError, where too many blocks stand before the first frame."""
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    blocks = 0
+    while data[place : place + 1] not in (b",", b";", b""):  # a frame, the end, truncated
+        blocks += 1
+        if data[place] == 0x21:  # an extension: its kind, then parts with their length, the last of length 0
+            place += 2
+            while place < len(data) and data[place] and blocks < MOST_BLOCKS:
+                blocks += 1
+                place += 1 + data[place]
+        place += 1
+        if blocks >= MOST_BLOCKS:
+            raise ValueError
 
 
 def _jpeg(data: bytes) -> Header:
