@@ -136,7 +136,7 @@ class Lane:
         work, begun = asyncio.ensure_future(decoder.decode(data)), decoder.used()
         try:
             while (left := begun + self.seconds - decoder.used()) > 0:
-                await asyncio.wait({work}, timeout=left)  # no sooner can it have used that up
+                await asyncio.wait({work}, timeout=max(left, 0.02))  # no sooner can it have used that up
                 if work.done():
                     return work.result()
             raise invalid("InvalidImageSize", f"The image takes more than {self.seconds:g} s to decode.")
