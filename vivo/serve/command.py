@@ -65,6 +65,7 @@ def worker(settings: Settings):
     from vivo.serve.application import application
     from vivo.serve.metrics import log_to_stderr
 
+    PatientProtocol.settings = settings  # what the parent set of a class is not handed on
     set_cpu_defaults()
     log_to_stderr()
     quieten_pillow()
