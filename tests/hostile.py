@@ -24,3 +24,14 @@ def many_scans(width: int, height: int, scans: int) -> bytes:
     data = saved(Image.new("L", (width, height)), "JPEG", progressive=True)
     place = data.rindex(b"\xff\xda")
     return data[:place] + data[place:-2] * (scans - data.count(b"\xff\xda") + 1) + b"\xff\xd9"
+
+
+def many_scans_of_one_colour(width: int, height: int, scans: int) -> bytes:
+    """A baseline JPEG, not progressive, in scans of one colour each that have no data, the first of them repeated."""
+    data = saved(Image.new("RGB", (width, height)), "JPEG", subsampling=0)
+
+    def scan(colour: int, tables: int) -> bytes:
+        return b"\xff\xda\0\x08\x01" + bytes([colour, tables]) + b"\0\x3f\0"
+
+    colours = scan(1, 0x00) * (scans - 2) + scan(2, 0x11) + scan(3, 0x11)
+    return data[: data.index(b"\xff\xda")] + colours + b"\xff\xd9"

@@ -7,6 +7,9 @@ import numpy as np
 from browser import Browser, Tab
 from serving import KEY, Server
 
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+PHONE = (320, 640, True)  # a narrow one
+
 
 def open_page(
     browser: Browser, server: Server, key: str = KEY, size: tuple[int, int, bool] = (1280, 900, False)

@@ -69,6 +69,15 @@ class Server:
         texts = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in map(json.loads, texts) if line["message"] == "request"]
 
+    def line_of(self, request_id: str) -> dict:
+        """A request's line, which is written a moment after its answer has gone out."""
+        for _ in range(100):
+            for line in self.lines():
+                if line["request"] == request_id:
+                    return line
+            self.ask("/healthz")
+        raise AssertionError(f"no line of {request_id}")
+
     def ask(self, path: str, body: bytes | None = None, kind: str = "application/octet-stream", **headers: str):
         """(status, headers, body) of a GET, or of a POST with a body."""
         request = urllib.request.Request(self.url + path, data=body, headers={"Content-Type": kind, **headers})

@@ -129,6 +129,20 @@ def test_options(
     assert said in capsys.readouterr().err
 
 
+def test_a_bar_shows_how_far_it_is(
+    site: Path,
+    tiny_captioner: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as before a person
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(command(site, tiny_captioner, tmp_path / "out.csv")) == 1
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"alt texts \S+ +100% 4 pictures, [0-9.]+/s", said)
+
+
 def test_sentences() -> None:
     assert [sentence(text) for text in ("a dog", "a dog.", "", " é!")] == ["A dog.", "A dog.", "", "É!"]
 

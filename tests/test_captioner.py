@@ -13,36 +13,18 @@ from vivo.captioning import CaptioningModel
 from vivo.cli import main
 from vivo.config import DecodeConfig
 from vivo.data.class_forms import ClassWords
-from vivo.data.regions import fingerprint_of
-from vivo.data.text import decode_caption, load_tokenizer
-from vivo.detectors.base import load_detector
+from vivo.data.text import decode_caption
 from vivo.errors import UserError
 from vivo.model_config import VivoConfig
 from vivo.modeling import VivoForCaptioning
-from vivo.weights import bert_folder
 from vivo.world.glyphs import DETECTOR_CLASSES
 from vivo.world.scenes import render, sample_scene
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Captioner:
+def captioner(tiny_captioner: Path) -> Captioner:
     """A random model on real features."""
-    detector = load_detector("embedded")
-    torch.manual_seed(0)
-    config = VivoConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        feature_size=detector.feature_size,
-        region_fingerprint=fingerprint_of(detector.fingerprint()),
-        training_stage="captions",
-    )
-    model = VivoForCaptioning(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return Captioner(model, load_tokenizer(bert_folder("minilm")), detector)
+    return Captioner.from_pretrained(tiny_captioner, "cpu")
 
 
 @pytest.fixture(scope="module")

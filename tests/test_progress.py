@@ -17,6 +17,17 @@ def test_lines_in_a_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert re.fullmatch(r"convert: 100\.0%, 12 pictures, [\d.]+/s, 0 min left", lines[1])
 
 
+def test_what_was_there_before_took_no_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr(progress, "perf_counter", lambda: next(clock))
+    with progress.progress_of("alt texts", 200, before=100) as update:
+        update(120, 20)
+    assert capsys.readouterr().err == "alt texts: 60.0%, 20 pictures, 0.3/s, 4 min left\n"
+
+
 def test_nothing_when_not_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     with progress.progress_of("convert", 200, shown=False) as update:

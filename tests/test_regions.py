@@ -167,6 +167,12 @@ def test_open_files_are_bounded_and_views_outlive_them(tmp_path: Path, monkeypat
     assert all(same(kept, picture(i)) for i, kept in enumerate(found))
 
 
+def test_features_of_a_sample_of_pictures(store: RegionStore) -> None:
+    kept = [store[f"id{i}"].features for i in (1, 5, 9)]  # every fourth of these nine
+    assert np.array_equal(store.sample_features([f"id{i}" for i in range(1, 10)], 2), np.concatenate(kept))
+    assert len(store.sample_features(store.image_ids)) == 30
+
+
 def test_missing_picture_is_a_key_error_that_reads_well(store: RegionStore) -> None:
     with pytest.raises(KeyError) as caught:
         store["nowhere"]

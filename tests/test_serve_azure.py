@@ -92,6 +92,11 @@ def test_tags_objects_analyze_and_models(server: Server, scene: Path, tiny_capti
     assert [one.as_dict() for one in whole.objects] == [one.as_dict() for one in objects]
     only = client.analyze_image_in_stream(scene.open("rb"), visual_features=["Tags"])
     assert only.description is None and only.objects is None and only.tags
+    with PictureServer({"/scene": scene.read_bytes()}) as pictures:
+        url = f"{pictures.url}/scene"
+        assert client.tag_image(url).tags == tags and client.detect_objects(url).objects == objects
+        assert client.analyze_image(url, visual_features=["Objects"]).objects == objects
+        assert len(pictures.asked) == 3
     assert client.list_models().models_property == []
 
 
@@ -176,12 +181,21 @@ def test_image_analysis_async(server: Server, scene: Path) -> None:
     async def many() -> list[str]:
         async with AsyncImageAnalysisClient(server.url, AzureKeyCredential(KEY)) as client:
             asked = (client.analyze(scene.read_bytes(), visual_features=[VisualFeatures.CAPTION]) for _ in range(6))
-            return [one.caption.text for one in await asyncio.gather(*asked)]
+            texts = [one.caption.text for one in await asyncio.gather(*asked)]
+            found = await client.analyze(scene.read_bytes(), visual_features=ALL)
+            assert found.dense_captions.list[0].text == found.caption.text == texts[0]
+            assert {tag.name for tag in found.tags.list} == {one.tags[0].name for one in found.objects.list} != set()
+            for feature in (VisualFeatures.PEOPLE, VisualFeatures.READ):
+                with pytest.raises(HttpResponseError) as refused:
+                    await client.analyze(scene.read_bytes(), visual_features=[feature])
+                assert refused.value.error.innererror["code"] == "NotSupportedVisualFeature"
+            return texts
 
+    before = len(server.lines())
     texts = asyncio.run(many())
     assert len(texts) == 6 and len(set(texts)) == 1
-    last = [line for line in server.lines() if line["operation"] == "4.0 analyze"][-6:]
-    assert max(line["batch"] for line in last) > 1  # the model read several at once
+    lines = [line for line in server.lines()[before:] if line["operation"] == "4.0 analyze" and line["status"] == 200]
+    assert max(line["batch"] for line in lines) > 1  # the model read several at once
 
 
 def test_the_sample_program(server: Server, scene: Path, tiny_captioner: Path, tmp_path: Path) -> None:

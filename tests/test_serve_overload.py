@@ -1,12 +1,14 @@
 """Many at once, too many, the model that fails, the process that is told to stop."""
 
 import asyncio
+import gc
 import json
 import os
 import re
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +32,7 @@ from vivo.world.scenes import render, sample_scene
 
 
 def picture(number: int) -> Picture:
-    return Picture(Image.new("RGB", (50, 50), (number, 0, 0)), 50, 50, "Png", 1)
+    return Picture(Image.new("RGB", (50, 50), (number, 0, 0)), 50, 50, "Png")
 
 
 class Model:
@@ -53,8 +55,8 @@ class Model:
         return [Description([Scored(str(number), 1.0)]) for number in numbers]
 
 
-async def ask(batcher: Batcher, number: int, seconds: float = 30.0) -> str:
-    found, job = await batcher.describe(picture(number), Wanted(), seconds)
+async def ask(batcher: Batcher, number: int, seconds: float = 30.0, extra: int = 0) -> str:
+    found, job = await batcher.describe(picture(number), Wanted(), seconds, extra)
     assert job.together >= 1 and job.waited >= 0
     return found.captions[0].text
 
@@ -120,12 +122,14 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
         with pytest.raises(Problem) as full:
             batcher.check_room()
         assert full.value.status == 429 and 1 <= full.value.retry_after <= 60
+        large = [asyncio.create_task(ask(batcher, n, extra=1)) for n in (6, 7)]  # which small ones cannot keep out
+        await asyncio.sleep(0)
         model.free.set()
-        return await asyncio.gather(first, *tasks, return_exceptions=True)
+        return await asyncio.gather(first, *tasks, *large, return_exceptions=True)
 
     found = asyncio.run(go())
-    assert found[:4] == ["0", "1", "2", "3"]
-    assert [one.status for one in found[4:]] == [429, 429]
+    assert found[:4] == ["0", "1", "2", "3"] and found[6] == "6"
+    assert [one.status for one in (*found[4:6], found[7])] == [429] * 3
     batcher.stop()
 
 
@@ -140,9 +144,15 @@ def test_who_waits_too_long_or_leaves_costs_the_model_nothing() -> None:
         with pytest.raises(Problem) as late:
             await ask(batcher, 1, seconds=0.01)
         assert (late.value.status, late.value.inner) == (503, "Timeout")
-        gone = asyncio.create_task(ask(batcher, 2))
+        seen = picture(2)
+        gone, kept = asyncio.create_task(batcher.describe(seen, Wanted(), 30.0)), weakref.ref(seen)
         await asyncio.sleep(0)
         gone.cancel()
+        await asyncio.wait({gone})
+        assert gone.cancelled()
+        del seen, gone
+        gc.collect()
+        assert kept() is None and batcher.waiting == 2  # what waits to be looked at is no picture any more
         last = asyncio.create_task(ask(batcher, 3))
         await asyncio.sleep(0)
         model.free.set()
@@ -320,7 +330,7 @@ def test_the_page_may_load_nothing_from_elsewhere(server: Server) -> None:
 def test_logs_say_what_happened_and_not_what_was_seen(server: Server, scenes: list[Path]) -> None:
     status, found = server.describe(scenes[1].read_bytes())
     assert status == 200
-    line = next(one for one in server.lines() if one["request"] == found["requestId"])
+    line = server.line_of(found["requestId"])
     assert (line["operation"], line["status"], line["format"], line["width"]) == ("v3.2 describe", 200, "Jpeg", 224)
     assert line["bytes"] == scenes[1].stat().st_size and line["seconds"] >= line["model_seconds"]
     text = server.log.read_text()

@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Tab
-from serve_page import answer_of, capital, check_clean, heaviest, lit, open_page, wait
+from serve_page import CAMERA, answer_of, capital, check_clean, heaviest, lit, open_page, wait
 from serving import KEY, Server, running
 
 from vivo.world.glyphs import DETECTOR_CLASSES
 from vivo.world.scenes import render, sample_scene
-
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PHONE = (320, 640, True)  # a narrow one
 
 
 @pytest.fixture(scope="module")

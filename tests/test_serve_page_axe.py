@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from browser import Browser
 from PIL import Image
-from serve_page import check_clean, open_page, wait
+from serve_page import CAMERA, PHONE, check_clean, open_page, wait
 from serving import Server, running
 
 from vivo.calibration import FACTS, fit
 from vivo.world.glyphs import DETECTOR_CLASSES
 from vivo.world.scenes import render, sample_scene
 
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PHONE = (320, 640, True)  # a narrow one
 LOOKED_AT = (
     ".entry, .label, #badge, #key-title, #key-why, label[for=key-text], #key-text, #key-form .main, dialog .main"
 )
@@ -94,6 +92,7 @@ def test_axe_finds_nothing(browser: Browser, server: Server, scene: Path, grey: 
     looked_at: list[float] = []
 
     def check() -> None:
+        assert tab.value("document.getAnimations().length") == 0  # who asks for less motion gets none
         assert tab.value("document.documentElement.scrollWidth <= innerWidth")  # nothing to push sideways
         passes, violations, left, contrasts = tab.value(
             "axe.run().then(({ passes, violations, incomplete }) => {"

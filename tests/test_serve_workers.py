@@ -44,3 +44,4 @@ def test_a_worker_that_is_killed_takes_no_other_down(tiny_captioner: Path, tmp_p
         assert b"vivo_request_memory_bytes 0.0" in page and b"vivo_decode_queue_pictures 0.0" in page
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(90) == 0
+        assert "Traceback" not in server.log.read_text()

@@ -107,10 +107,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_variant_is_configured(source: Path, tmp_path: Path):
     of = Photographs(source, tmp_path)
     found = {name: config_of(of, variant, 1) for name, variant in BY_NAME.items()}
-    assert {c.show_and_tell.freeze_encoder for n, c in found.items() if n not in ("joint", "from_start")} == {True}
-    assert not found["joint"].show_and_tell.freeze_encoder and not found["from_start"].show_and_tell.freeze_encoder
+    trained = {name for name, c in found.items() if not c.show_and_tell.freeze_encoder}
+    assert trained == {"joint", "from_start", "gently_from_start", "joint_fast"}
+    rates = {name: found[name].optim.lr * found[name].optim.encoder_rate for name in trained}
+    assert rates["gently_from_start"] == pytest.approx(rates["joint"]) and rates["joint_fast"] == rates["from_start"]
     assert found["joint"].init == found["longer"].init == str(tmp_path / "frozen" / "seed1" / "best")
-    assert {found[name].init for name in ("frozen", "from_start", "half_encoder", "random_encoder")} == {"random"}
+    assert {found[name].init for name in ("frozen", "gently_from_start", "from_start", "random_encoder")} == {"random"}
     assert (
         found["longer"].optim.lr == found["joint"].optim.lr
         and found["longer"].optim.duration == found["joint"].optim.duration

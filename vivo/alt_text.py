@@ -111,14 +111,15 @@ def _all_rows(
             rows[name] = row
         else:
             waiting.append((path, name))
-    with journal.open("a", encoding="utf-8") as file, progress_of("alt texts", len(files)) as update:
+    known = len(rows)
+    with journal.open("a", encoding="utf-8") as file, progress_of("alt texts", len(files), before=known) as update:
         if not file.tell():
             file.write(json.dumps(settings) + "\n")
         for row, stamp in _captioned(captioner, calibration, waiting, beam, constraints):
             rows[row.file] = row
             file.write(json.dumps({**asdict(row), "stamp": stamp}, ensure_ascii=False) + "\n")
             file.flush()
-            update(len(rows), len(rows))
+            update(len(rows), len(rows) - known)
     return rows
 
 

@@ -13,7 +13,9 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextmanager
-def progress_of(what: str, total: float, unit: str = "pictures", shown: bool = True) -> Iterator[Callable[..., None]]:
+def progress_of(
+    what: str, total: float, unit: str = "pictures", shown: bool = True, before: float = 0.0
+) -> Iterator[Callable[..., None]]:
     """A bar for work whose extent is known; yields `update(completed, count)`.
 
     Args:
@@ -21,6 +23,7 @@ def progress_of(what: str, total: float, unit: str = "pictures", shown: bool = T
         total: what `completed` will be at the end (bytes, rows, pictures: any measure of the way).
         unit: what `count` counts; the line shows it and its rate.
         shown: False draws nothing.
+        before: of `total`, what an earlier run has done; `completed` begins there, and no time was spent on it.
     """
     console = Console(stderr=True)
     start = last = perf_counter()
@@ -29,7 +32,7 @@ def progress_of(what: str, total: float, unit: str = "pictures", shown: bool = T
         TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not shown or not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, speed="")
+        task = bar.add_task(what, total=total, completed=before, speed="")
 
         def update(completed: float, count: int) -> None:
             nonlocal last
@@ -39,7 +42,7 @@ def progress_of(what: str, total: float, unit: str = "pictures", shown: bool = T
                 bar.update(task, completed=completed, speed=f"{count} {unit}, {rate:.1f}/s")
             elif shown and now - last >= _SECONDS_BETWEEN_LINES:
                 last = now
-                left = (now - start) * (total - completed) / max(completed, 1)
+                left = (now - start) * (total - completed) / max(completed - before, 1)
                 share = completed / max(total, 1)
                 console.print(f"{what}: {share:.1%}, {count} {unit}, {rate:.1f}/s, {left / 60:.0f} min left")
 

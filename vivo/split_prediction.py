@@ -212,7 +212,7 @@ def _work(opened: SplitCaptioner, parts: Parts, todo: Sequence[int], processes: 
     # all processes are about as fast, so what this one has done says what all have done
     share = sum(sizes.values()) / max(1, sum(sizes[number] for number in own))
     before, done = len(opened.image_ids) - sum(sizes.values()), 0
-    with progress_of("captions", len(opened.image_ids), shown=shows) as update:
+    with progress_of("captions", len(opened.image_ids), shown=shows, before=before) as update:
         for number in own:
             parts.keep(number, opened.caption(parts.batches[number]))
             done += sizes[number]

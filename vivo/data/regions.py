@@ -191,6 +191,23 @@ class RegionStore:
         shard, row = self._place(image_id)
         return regions_of(read_batch(self._shard(shard), row, self.path / self.manifest["shards"][shard]["name"]))
 
+    def sample_features(self, image_ids: Sequence[str], most: int = 1000) -> np.ndarray:
+        """Feature rows of `most` of these pictures, evenly spread, for statistics: float32 [rows, feature_size].
+
+        Raises:
+            UserError: one is not finite, which would make the statistics, and so all, NaN.
+        """
+        found = []
+        for image_id in image_ids[:: max(1, len(image_ids) // most)]:
+            features = self[image_id].features.astype(np.float32)
+            if not np.isfinite(features).all():
+                raise UserError(
+                    f"{self.path}: picture {image_id} has features that are not finite; `vivo features verify` names "
+                    "all such pictures"
+                )
+            found.append(features)
+        return np.concatenate(found)
+
     def shard_of(self, image_id: str) -> int:
         """Which shard (its place in the manifest) holds a picture; `MissingPicture` if none does."""
         return self._place(image_id)[0]

@@ -119,6 +119,8 @@ def differences_table(found: PhotographScores) -> Table:
         ("(a) phase 2 minus the control", "joint", "longer"),
         ("(b) from the start minus phase 1 then 2 (announcement: hurts)", "from_start", "joint"),
         ("(b) from the start minus phase 1", "from_start", "frozen"),
+        ("(b) from the start at phase 2's rate minus phase 1", "gently_from_start", "frozen"),
+        ("(b) phase 2 at the rates from the start minus phase 1", "joint_fast", "frozen"),
         ("scheduled sampling minus without (paper: up to +1.5 BLEU-4)", "scheduled", "frozen"),
     ]
     rows = []

@@ -71,6 +71,26 @@ VARIANTS = (
         ("init=random", "optim.lr=1e-3", "optim.duration=12 epochs", "tracking.validate_start=false"),
     ),
     Variant(
+        "gently_from_start",
+        JOINT,
+        "encoder fine-tuned from the start at phase 2's rate",
+        "",
+        (
+            "init=random",
+            "optim.lr=1e-3",
+            "optim.encoder_rate=0.1",
+            "optim.duration=12 epochs",
+            "tracking.validate_start=false",
+        ),
+    ),
+    Variant(
+        "joint_fast",
+        JOINT,
+        "phase 2 at the rates of the training from the start",
+        "frozen",
+        ("optim.lr=1e-3",),
+    ),
+    Variant(
         "random_encoder",
         FROZEN,
         "frozen random encoder",
@@ -212,7 +232,7 @@ def train_all(of: Photographs, names: Sequence[str], seeds: Sequence[int], jobs:
     firsts = [name for name in names if BY_NAME[name].start not in names]
     trainings = [
         (f"{name}/{seed}", train_chain, (of, (name, *(n for n in names if BY_NAME[n].start == name)), seed))
-        for name in sorted(firsts, key=lambda name: name != "from_start")  # the longest first
+        for name in sorted(firsts, key=lambda name: "from_start" not in name)  # the longest first
         for seed in seeds
     ]
     for tasks in (outputs, trainings):

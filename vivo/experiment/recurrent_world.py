@@ -83,8 +83,7 @@ def row_captions(out: Path, seeds: int, names: Sequence[str] = ()) -> dict[str, 
     """
     rows: dict[str, list[dict[str, str]]] = {}
     for row in show_and_tell_plan().rows:
-        folder = out / "rows" / row.name.replace(", ", "-").replace(" ", "_")
-        files = [folder / f"seed{seed}" / "predictions.json" for seed in range(seeds)]
+        files = [stages.row_folder(out, row) / f"seed{seed}" / "predictions.json" for seed in range(seeds)]
         found = [read_predictions(file) for file in files if file.is_file()]
         if found and (not names or row.name in names):
             rows[row.name] = found

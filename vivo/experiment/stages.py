@@ -192,9 +192,14 @@ def _config(file: str, *overrides: str) -> TrainConfig:
     return config
 
 
+def row_folder(out: Path, row: Row) -> Path:
+    """Where a row's captions are, seed by seed."""
+    return out / "rows" / row.name.replace(", ", "-").replace(" ", "_")
+
+
 def caption_row(out: Path, bench: Benchmark, row: Row, seed: int) -> dict[str, str]:
     """Captions of the evaluation pictures for one row and seed; written once, then read."""
-    path = out / "rows" / row.name.replace(", ", "-").replace(" ", "_") / f"seed{seed}" / "predictions.json"
+    path = row_folder(out, row) / f"seed{seed}" / "predictions.json"
     if path.is_file():
         return {r["image_id"]: r["caption"] for r in json.loads(path.read_text())}
     image_ids = bench.evaluation_ids()

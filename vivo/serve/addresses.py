@@ -9,12 +9,13 @@ METADATA = frozenset(
     map(
         ip_address,
         (
-            "169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192",
-            "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+            "169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.0.23", "168.63.129.16", "100.100.100.200",
+            "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe",
         ),
     )
 )  # fmt: skip
-"""Where clouds tell a machine its secrets (AWS, GCP, Azure, Alibaba, Oracle); never allowed, whatever the networks."""
+"""Where clouds tell a machine its secrets (AWS, GCP, Azure, Alibaba, Oracle, Tencent, OpenStack); never allowed, in no
+network."""
 _SPECIAL = tuple(
     map(
         ip_network,

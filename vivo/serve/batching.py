@@ -32,11 +32,12 @@ class Job:
     """One picture on its way to the model and back.
 
     Attributes:
+        picture: None as soon as nobody waits for the answer: a client that is gone costs neither work nor memory.
         waited, worked: seconds in the queue and in the model.
         together: pictures in its batch.
     """
 
-    picture: Picture
+    picture: Picture | None
     wanted: Wanted
     answer: asyncio.Future
     loop: asyncio.AbstractEventLoop
@@ -44,7 +45,6 @@ class Job:
     waited: float = 0.0
     worked: float = 0.0
     together: int = 0
-    given_up: bool = False
 
 
 class Batcher:
@@ -64,7 +64,7 @@ class Batcher:
         seen: Callable[[int, float, int], None] = lambda pictures, seconds, failed: None,
     ) -> None:
         self._describe, self._batch, self._batch_seconds, self._seen = describe, batch, batch_seconds, seen
-        self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=size)
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._size = size
         self._pace = 0.2  # seconds a picture, a moving mean
         self._failures = 0  # in a row
@@ -87,23 +87,26 @@ class Batcher:
         """Whether the model's thread lives and its work succeeds."""
         return self._thread.is_alive() and self._failures < BROKEN
 
-    def check_room(self) -> None:
+    def check_room(self, extra: int = 0) -> None:
         """Raises: Problem, 429, where the queue is full; to be asked before work is put into a request."""
-        if self._jobs.full():
+        if self.waiting >= self._size + extra:
             raise busy("too many requests are waiting", self._retry_after())
 
-    async def describe(self, picture: Picture, wanted: Wanted, seconds: float) -> tuple[Description, Job]:
+    async def describe(
+        self, picture: Picture, wanted: Wanted, seconds: float, extra: int = 0
+    ) -> tuple[Description, Job]:  # fmt: skip
         """The description of a picture, when its turn has come.
+
+        Args:
+            extra: places beyond the queue's size: what took long to decode must not find it full of what did not.
 
         Raises:
             Problem: 429 where the queue is full, 503 after `seconds`, 500 where the model failed with this picture.
         """
+        self.check_room(extra)
         loop = asyncio.get_running_loop()
         job = Job(picture, wanted, loop.create_future(), loop)
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise busy("too many requests are waiting", self._retry_after()) from None
+        self._jobs.put(job)
         try:
             async with asyncio.timeout(seconds):
                 return await job.answer, job
@@ -112,7 +115,7 @@ class Batcher:
                 503, "ServiceUnavailable", "The model did not come to this request in time.", "Timeout", retry_after=5
             ) from None
         finally:
-            job.given_up = True  # a client that is gone is not worked for
+            job.picture = None
 
     def _retry_after(self) -> int:
         """Seconds after which the queue has moved on, going by the last batches."""
@@ -122,9 +125,7 @@ class Batcher:
 
     def _run(self) -> None:
         while (jobs := self._gather()) is not None:
-            live = [job for job in jobs if not job.given_up]
-            if live:
-                self._work(live)
+            self._work(jobs)
 
     def _gather(self) -> list[Job] | None:
         """The next batch; None: the end."""
@@ -143,15 +144,19 @@ class Batcher:
             jobs.append(job)
         return jobs
 
-    def _work(self, jobs: list[Job]) -> None:
+    def _work(self, gathered: list[Job]) -> None:
+        live = [(job, picture) for job in gathered if (picture := job.picture) is not None]
+        if not live:
+            return
         begun = time.monotonic()
         failed = 0
+        jobs, pictures = zip(*live, strict=True)
         answers: list[Description | Exception]
         try:
-            answers = list(self._describe([job.picture for job in jobs], [job.wanted for job in jobs]))
+            answers = list(self._describe(pictures, [job.wanted for job in jobs]))
         except Exception:
             logger.exception("a batch of %d failed; each picture is tried alone", len(jobs))
-            answers = [self._alone(job) for job in jobs]
+            answers = [self._alone(picture, job.wanted) for job, picture in live]
             failed = sum(isinstance(answer, Exception) for answer in answers)
         self._failures = 0 if failed < len(jobs) else self._failures + failed
         seconds = time.monotonic() - begun
@@ -164,11 +169,11 @@ class Batcher:
             except RuntimeError:  # its event loop is closed: nobody waits any more
                 pass
 
-    def _alone(self, job: Job) -> Description | Exception:
+    def _alone(self, picture: Picture, wanted: Wanted) -> Description | Exception:
         try:
-            return self._describe([job.picture], [job.wanted])[0]
+            return self._describe([picture], [wanted])[0]
         except Exception as error:
-            logger.exception("the model failed with a picture of %d x %d", *job.picture.image.size)
+            logger.exception("the model failed with a picture of %d x %d", *picture.image.size)
             return error
 
 

@@ -22,6 +22,7 @@ class Memory:
 
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
+        self._given = asyncio.Event()
 
     def take(self, count: int) -> None:
         """Raises: Problem, 429, where that is more than there is."""
@@ -29,8 +30,20 @@ class Memory:
             raise busy("memory for pictures is used up", retry_after=2, close=True)
         self.held += count
 
+    async def claim(self, count: int) -> None:
+        """Take it as soon as there is as much; until then whoever comes later is refused. For one at a time."""
+        self.held += count
+        try:
+            while self.held > self.most:
+                self._given.clear()
+                await self._given.wait()
+        except asyncio.CancelledError:
+            self.give(count)
+            raise
+
     def give(self, count: int) -> None:
         self.held -= count
+        self._given.set()
 
 
 @dataclass
@@ -42,6 +55,10 @@ class Share:
 
     def take(self, count: int) -> None:
         self.memory.take(count)
+        self.held += count
+
+    async def claim(self, count: int) -> None:
+        await self.memory.claim(count)
         self.held += count
 
     def give(self, count: int) -> None:

@@ -65,6 +65,7 @@ def worker(settings: Settings):
     from vivo.serve.application import application
     from vivo.serve.metrics import log_to_stderr
 
+    PatientProtocol.settings = settings  # what the parent set of a class is not handed on
     set_cpu_defaults()
     log_to_stderr()
     quieten_pillow()
@@ -94,6 +95,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         checkpoint=arguments.checkpoint,
         device=arguments.device,
         keys=() if arguments.no_key else read_keys(arguments.key_file),
+        hosts=(*Settings.hosts, arguments.host),  # which may be 127.0.0.2
         beam=arguments.beam,
         threshold=arguments.threshold,
         urls=arguments.allow_urls or bool(networks),

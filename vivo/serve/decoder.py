@@ -8,7 +8,6 @@ from outside (RLIMIT_AS): a picture that is worse than its header said costs its
 """
 
 import json
-import os
 import resource
 import signal
 import struct
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from vivo.serve.headers import read_header
 from vivo.serve.pictures import quieten_pillow, read_picture
 from vivo.serve.problems import Problem
 from vivo.serve.settings import Settings
@@ -26,11 +26,8 @@ SPARE = 64 * 1024 * 1024  # address space beside what `Header.memory` counts: th
 def main() -> None:
     """Serve one parent; the first argument are settings, as JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's business
-    asked = json.loads(sys.argv[1])
-    os.nice(asked.pop("nice"))
-    settings = Settings(checkpoint=Path(), **asked)
+    settings = Settings(checkpoint=Path(), **json.loads(sys.argv[1]))
     quieten_pillow()
-    _limit_memory(settings.most_decoded + 2 * settings.v4_bytes + SPARE)
     while (data := receive(sys.stdin.buffer)) is not None:
         sys.stdout.buffer.write(answer(data, settings))
         sys.stdout.buffer.flush()
@@ -40,8 +37,10 @@ def answer(data: bytes, settings: Settings) -> bytes:
     """What is written for a file."""
     pixels = b""
     try:
+        _limit_memory(read_header(data, settings).memory + 2 * len(data) + SPARE)
         found = read_picture(data, settings)
-        said = {"width": found.width, "height": found.height, "format": found.format, "size": found.image.size}
+        said = {"width": found.width, "height": found.height, "format": found.format, "large": found.large}
+        said["size"] = found.image.size
         pixels = found.image.tobytes()
     except Problem as problem:
         cause = type(problem.__cause__).__name__ if problem.__cause__ else ""
@@ -63,12 +62,13 @@ def receive(stream: BinaryIO) -> bytes | None:
 
 
 def _limit_memory(more: int) -> None:
-    """Let the process grow by so much and no more."""
+    """Let the process grow by so much and no more, until the next picture is counted."""
     try:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:  # no Linux: the header's word is what there is
         return
-    resource.setrlimit(resource.RLIMIT_AS, (now + more, now + more))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more if most < 0 else min(now + more, most), most))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 admission    by the header: sides, pixels, scans, memory (`headers.py`); nothing is decoded for what is refused
 waiting      a bounded number a lane, else 429; a client that leaves leaves the queue
-lanes        small pictures never wait behind large ones, which are decoded one at a time and at a low priority
+lanes        small pictures never wait behind large ones, which are decoded one at a time, so on one core at most
 memory       what decoding takes is counted in `--memory-mb` before it begins, and is what the process may take
-time         a process that takes too long is killed; its client alone is told so
+time         a process that works for too long is killed; its client alone is told so
+
+Large pictures get on however many small ones there are. Their process has the priority of every other; what it may
+take is time of its processor, so that a busy machine makes a picture late and not too large; the first of them is
+given the next memory that comes free; and the model's queue has places for them alone (`Batcher.describe`).
 """
 
 import asyncio
@@ -12,7 +16,9 @@ import json
 import os
 import struct
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 
 from PIL import Image
 
@@ -26,9 +32,9 @@ from vivo.serve.settings import Settings
 class Decoder:
     """One decode process; started when it is first needed, and again after it was killed."""
 
-    def __init__(self, settings: Settings, nice: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         limits = ("least_side", "greatest_side", "most_pixels", "memory_bytes", "v4_bytes")
-        self._options = json.dumps({name: getattr(settings, name) for name in limits} | {"nice": nice})
+        self._options = json.dumps({name: getattr(settings, name) for name in limits})
         self._process: asyncio.subprocess.Process | None = None
         self._killed: list[asyncio.subprocess.Process] = []
 
@@ -57,7 +63,17 @@ class Decoder:
         if "inner" in said:
             raise invalid(said["inner"], said["message"])
         image = Image.frombytes("RGB", tuple(said["size"]), pixels)
-        return Picture(image, said["width"], said["height"], said["format"], len(data))
+        return Picture(image, said["width"], said["height"], said["format"], said["large"])
+
+    def used(self) -> float:
+        """Seconds of a processor that its process has had."""
+        if sys.platform != "linux":
+            return time.monotonic()
+        try:
+            said = Path(f"/proc/{self._process.pid}/stat").read_text() if self._process is not None else ""
+            return sum(map(int, said.rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+        except OSError:  # it is gone; the next one begins with nothing
+            return 0.0
 
     def kill(self) -> None:
         if self._process is not None:
@@ -76,23 +92,24 @@ class Lane:
     """Pictures that wait for the same few processes.
 
     Args:
-        most: that may wait. patient: whether a picture whose client has left is decoded to its end, because that is
-            sooner done than starting a process again.
+        most: that may wait. seconds: of a processor that a picture may take.
+        large: whether its pictures are. A large one waits for memory where a small one is refused, and is given up
+            when its client leaves; a small one is sooner done than a process started again.
     """
 
-    def __init__(self, decoders: list[Decoder], most: int, seconds: float, patient: bool) -> None:
-        self.decoders, self.idle, self._most, self.seconds = decoders, list(decoders), most, seconds
-        self._patient = patient
+    def __init__(self, decoders: list[Decoder], most: int, seconds: float, large: bool) -> None:
+        self.decoders, self.idle, self.most, self.seconds = decoders, list(decoders), most, seconds
+        self._large = large
         self._slots = asyncio.Semaphore(len(decoders))
         self.waiting = 0
 
     async def decode(self, data: bytes, header: Header, share: Share) -> Picture:
-        """The picture, when its turn has come.
+        """The picture, when its turn has come; its pixels stay counted in `share`.
 
         Raises:
-            Problem: 429 where as many wait as may.
+            Problem: 429 where as many wait as may, or memory is used up.
         """
-        if self._slots.locked() and self.waiting >= self._most:
+        if self._slots.locked() and self.waiting >= self.most:
             raise busy("too many pictures are waiting to be decoded", retry_after=2)
         self.waiting += 1
         try:
@@ -100,26 +117,31 @@ class Lane:
         finally:
             self.waiting -= 1
         try:
-            share.take(header.memory)
-            decoder = self.idle.pop()
+            if self._large:
+                await share.claim(header.memory)
+            else:
+                share.take(header.memory)
+            decoder, kept = self.idle.pop(), 0
             try:
-                return await self._with(decoder, data)
+                picture = await self._with(decoder, data)
+                kept = picture.memory  # never given back in between: another could take it
+                return picture
             finally:
                 self.idle.append(decoder)
-                share.give(header.memory)
+                share.give(header.memory - kept)
         finally:
             self._slots.release()
 
     async def _with(self, decoder: Decoder, data: bytes) -> Picture:
-        work = asyncio.ensure_future(decoder.decode(data))
+        work, begun = asyncio.ensure_future(decoder.decode(data)), decoder.used()
         try:
-            async with asyncio.timeout(self.seconds):
-                return await asyncio.shield(work)
-        except TimeoutError:
-            said = f"The image takes more than {self.seconds:g} s to decode."
-            raise invalid("InvalidImageSize", said) from None
+            while (left := begun + self.seconds - decoder.used()) > 0:
+                await asyncio.wait({work}, timeout=max(left, 0.02))  # no sooner can it have used that up
+                if work.done():
+                    return work.result()
+            raise invalid("InvalidImageSize", f"The image takes more than {self.seconds:g} s to decode.")
         except asyncio.CancelledError:
-            if self._patient:
+            if not self._large:
                 await asyncio.wait({work}, timeout=self.seconds)
             raise
         finally:
@@ -139,9 +161,11 @@ class Decoding:
 
     def __init__(self, settings: Settings, processes: int) -> None:
         self._settings = settings
-        small = [Decoder(settings, 0) for _ in range(processes)]
-        self.small = Lane(small, settings.queue, settings.decode_seconds, patient=True)
-        self.large = Lane([Decoder(settings, 10)], settings.large_queue, settings.decode_seconds, patient=False)
+        small = [Decoder(settings) for _ in range(processes)]
+        self.small = Lane(small, settings.queue, settings.decode_seconds, large=False)
+        # The files of those that wait, and of the one that they wait for, never keep it from its half of the memory.
+        most = min(settings.large_queue, max(0, settings.most_decoded // settings.v4_bytes - 1))
+        self.large = Lane([Decoder(settings)], most, settings.decode_seconds, large=True)
 
     async def start(self) -> None:
         """So that the first picture need not wait for it."""

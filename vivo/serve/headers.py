@@ -4,18 +4,21 @@ Pillow's own `open` is no such thing (for a WebP it makes room for the whole pic
 read here. What a file says may be a lie: the decode process (`decoder.py`) looks again, under a limit of memory.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 
 from vivo.serve.problems import Problem, invalid
 from vivo.serve.settings import Settings
 
-MOST_SEGMENTS = 4096  # of a JPEG before its picture begins; real files have some dozens
+MOST_SEGMENTS = 4096  # of a JPEG; real files have some dozens
+MOST_BLOCKS = 20_000  # of a PNG or GIF: each is a turn of a loop in Pillow, all together a tenth of a second
 MOST_SCANS = 200  # of a JPEG: each costs a pass over the whole picture, and one can be a few bytes
-MOST_SCANNED = 1_000_000_000  # scans x pixels of a progressive JPEG: the usual ten scans of 100 megapixels
+MOST_SCANNED = 1_000_000_000  # scans x pixels of a JPEG: the usual ten scans of a progressive one of 100 megapixels
 SMALL_WORK = 16_000_000  # pixels x passes: up to here, about a tenth of a second
 LARGEST_SIDE = 2048  # of what detectors are given
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what libjpeg reads
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # among a scan's data: no stuffing, no restart, no filling
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,15 @@ class Header:
     """What was read.
 
     Attributes:
-        kind: Pillow's name. width, height: as stored, in pixels. scans: of a progressive JPEG; otherwise 1.
+        kind: Pillow's name. width, height: as stored, in pixels. scans: of a JPEG; otherwise 1.
+        buffered: a JPEG in several scans, progressive or not: all its coefficients are kept until the last.
     """
 
     kind: str
     width: int
     height: int
-    progressive: bool = False
     scans: int = 1
+    buffered: bool = False
 
     @property
     def pixels(self) -> int:
@@ -41,13 +45,13 @@ class Header:
         """Bytes that decoding takes at most, beside the file; measured (tests/test_serve_decoding.py holds it).
 
         WebP: Pillow's reader keeps two canvases, a copy and the picture. JPEG: decoded at a reduced scale, but the
-        coefficients of a progressive one are all kept. Everything else: four bytes a pixel and a copy in bands.
+        coefficients of one in several scans are all kept. Everything else: four bytes a pixel and a copy in bands.
         """
         side = max(self.width, self.height)
         if self.kind == "WEBP":
             decoded = 17 * self.pixels
         elif self.kind == "JPEG":
-            decoded = 5 * self.pixels // self.draft**2 + (8 * self.pixels if self.progressive else 0)
+            decoded = 5 * self.pixels // self.draft**2 + (8 * self.pixels if self.buffered else 0)
         else:
             decoded = 5 * self.pixels
         factor = -(-side // LARGEST_SIDE)
@@ -121,8 +125,10 @@ def _parsed(data: bytes) -> Header | None:
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         if data[12:16] != b"IHDR":
             raise ValueError
+        _walk_png(data)
         return Header("PNG", *struct.unpack_from(">II", data, 16))
     if data.startswith((b"GIF87a", b"GIF89a")):
+        _walk_gif(data)
         return Header("GIF", *struct.unpack_from("<HH", data, 6))
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
@@ -136,9 +142,35 @@ def _parsed(data: bytes) -> Header | None:
     return None
 
 
+def _walk_png(data: bytes) -> None:
+    """Raises: ValueError, where there are too many chunks; 20 MB of empty ones took eight seconds."""
+    place = 8
+    for _ in range(MOST_BLOCKS):
+        if data[place + 4 : place + 8] in (b"IEND", b""):  # the second: truncated, as decoding will show
+            return
+        place += 12 + int.from_bytes(data[place : place + 4])
+    raise ValueError
+
+
+def _walk_gif(data: bytes) -> None:
+    """Raises: ValueError, where too many blocks stand before the first frame."""
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    blocks = 0
+    while data[place : place + 1] not in (b",", b";", b""):  # a frame, the end, truncated
+        blocks += 1
+        if data[place] == 0x21:  # an extension: its kind, then parts with their length, the last of length 0
+            place += 2
+            while place < len(data) and data[place] and blocks < MOST_BLOCKS:
+                blocks += 1
+                place += 1 + data[place]
+        place += 1
+        if blocks >= MOST_BLOCKS:
+            raise ValueError
+
+
 def _jpeg(data: bytes) -> Header:
     place = 2
-    for _ in range(MOST_SEGMENTS):
+    for number in range(MOST_SEGMENTS):
         if data[place + 1] == 0xFF:  # filling; each byte of it counts as a segment
             place += 1
             continue
@@ -148,14 +180,31 @@ def _jpeg(data: bytes) -> Header:
         place += 2
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these have no content
             continue
+        length = struct.unpack_from(">H", data, place)[0]
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", data, place + 3)
-            # Entropy-coded data never holds FF DA; a thumbnail in the EXIF does, and is one scan too many, no more.
-            scans = max(1, data.count(b"\xff\xda", place)) if marker == 0xC2 else 1
-            return Header("JPEG", width, height, marker == 0xC2, scans)
+            scans = max(1, _scans(data, place + length, MOST_SEGMENTS - number))
+            return Header("JPEG", width, height, scans, marker == 0xC2 or scans > 1)
         if marker in (0xD9, 0xDA) or 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             raise ValueError  # a picture without a frame, or a kind that nobody writes
-        place += struct.unpack_from(">H", data, place)[0]
+        place += length
+    raise ValueError
+
+
+def _scans(data: bytes, place: int, segments: int) -> int:
+    """Scans from a frame on to the picture's end, found as libjpeg finds them; what lies behind the end (phones put
+    other pictures and films there) is none of it. Of a file that is not progressive, too: an empty scan of one colour
+    is eight bytes, and costs a pass over the picture."""
+    count = 0
+    for _ in range(segments):
+        found = _MARKER.search(data, place)
+        if found is None or found[1] == b"\xd9":
+            return count
+        place = found.end()
+        if found[1] == b"\xda":
+            count += 1
+        if found[1] not in (b"\x01", b"\xd8"):
+            place += struct.unpack_from(">H", data, place)[0]
     raise ValueError
 
 

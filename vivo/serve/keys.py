@@ -32,7 +32,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
 
 
 class Keys:
-    """The keys that are right, kept as digests: equal lengths, and none in memory for a log to print."""
+    """The keys that are right, kept as digests: equal lengths, and none that a log could print."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]

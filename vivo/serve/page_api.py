@@ -1,6 +1,7 @@
 """The page's own interface: what it shows in one answer (docs/service.md), and the page's files."""
 
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,12 +12,11 @@ from vivo.serve.pictures import FORMATS
 from vivo.serve.problems import Problem
 from vivo.serve.service import Service, v4_file
 from vivo.serve.shapes import NestedError, PageDescription, ServiceFacts
-from vivo.serve.v3 import tag_bodies
-from vivo.serve.wire import PICTURE_BODY, responses, rounded
+from vivo.serve.wire import PICTURE_BODY, responses, rounded, tag_bodies
 
 KINDS = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml", ".png": "image/png", ".webmanifest": "application/manifest+json", ".ico": "image/x-icon",
+    ".svg": "image/svg+xml", ".webmanifest": "application/manifest+json",
 }  # fmt: skip
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:;"
@@ -85,7 +85,7 @@ def facts_route(service: Service) -> APIRouter:
             "urls": service.settings.urls,
             "threshold": rounded(service.threshold),
             "maxBytes": service.settings.v4_bytes,
-            "formats": sorted(set(FORMATS.values())),
+            "formats": sorted(FORMATS.values()),
         }
 
     return router
@@ -94,11 +94,11 @@ def facts_route(service: Service) -> APIRouter:
 def page_routes() -> APIRouter:
     """The files of `page/`, read once; `/` is index.html."""
     router = APIRouter(include_in_schema=False)
-    found = {entry.name: entry for entry in files("vivo.serve").joinpath("page").iterdir() if entry.is_file()}
+    entries = files("vivo.serve").joinpath("page").iterdir()
     served = {
-        name: (entry.read_bytes(), KINDS[f".{name.rsplit('.', 1)[-1]}"])
-        for name, entry in found.items()
-        if f".{name.rsplit('.', 1)[-1]}" in KINDS
+        entry.name: (entry.read_bytes(), KINDS[kind])
+        for entry in entries
+        if (kind := PurePath(entry.name).suffix) in KINDS
     }
 
     @router.get("/")

@@ -30,14 +30,14 @@ class Picture:
         image: RGB, upright, no side above LARGEST_SIDE.
         width, height: of the whole picture, upright, in pixels.
         format: as answers name it.
-        size: bytes of the file.
+        large: whether it was decoded as a large one.
     """
 
     image: Image.Image
     width: int
     height: int
     format: str
-    size: int
+    large: bool = False
 
     @property
     def memory(self) -> int:
@@ -54,7 +54,7 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
     header = read_header(data, settings)
     try:
         with Image.open(io.BytesIO(data), formats=[header.kind]) as opened:
-            return _decode(opened, header, len(data), settings)
+            return _decode(opened, header, settings)
     except Problem:
         raise
     except Image.DecompressionBombError:
@@ -67,7 +67,7 @@ def read_picture(data: bytes, settings: Settings) -> Picture:
         raise damaged() from error
 
 
-def _decode(opened: Image.Image, header: Header, size: int, settings: Settings) -> Picture:
+def _decode(opened: Image.Image, header: Header, settings: Settings) -> Picture:
     width, height = opened.size
     check_sides(width, height, settings)
     if (width, height) != (header.width, header.height) and header.kind != "GIF":  # whose frame may be larger
@@ -81,11 +81,11 @@ def _decode(opened: Image.Image, header: Header, size: int, settings: Settings) 
     image = ImageOps.exif_transpose(_reduced(opened))
     if turned:
         width, height = height, width
-    return Picture(image, width, height, FORMATS[header.kind], size)
+    return Picture(image, width, height, FORMATS[header.kind], header.is_large)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """RGB by the least whole factor with which it fits; EXIF stays with it. A band at a time, to save memory."""
+    """RGB by the least whole factor with which it fits, with its turn. A band at a time, to save memory."""
     factor = -(-max(image.size) // LARGEST_SIDE)
     across, down = min(factor, image.width), min(factor, image.height)
     found = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
@@ -93,7 +93,7 @@ def _reduced(image: Image.Image) -> Image.Image:
     for top in range(0, image.height, rows):
         band = to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
         found.paste(band.reduce((across, down)), (0, top // down))
-    found.getexif().update(dict(image.getexif()))
+    found.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found
 
 

@@ -132,10 +132,10 @@ class Service:
         request.state.fields |= {
             "bytes": len(data), "format": picture.format, "width": picture.width, "height": picture.height
         }  # fmt: skip
-        share.take(picture.memory)
         share.give(len(data))
         del data
-        description, job = await self.batcher.describe(picture, wanted, self.settings.wait_seconds)
+        extra = self.settings.large_queue if picture.large else 0
+        description, job = await self.batcher.describe(picture, wanted, self.settings.wait_seconds, extra)
         return description, picture, job
 
     def _set_gauges(self) -> None:

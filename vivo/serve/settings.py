@@ -25,17 +25,18 @@ class Settings:
         least_side, greatest_side, most_pixels: of pictures.
         batch, batch_seconds: pictures that the model reads together at most, and how long the first of them waits.
         queue: pictures that may wait for the model; more are refused with 429.
-        large_queue: large pictures that may wait to be decoded. decode_seconds: for one, then it is given up.
+        large_queue: large pictures that may wait to be decoded, and places for them alone in the model's queue.
+        decode_seconds: of a processor, for one picture; then it is given up.
         memory_bytes: files and pixels of all requests together, and what decoding takes; more are refused with 429.
         body_seconds: for sending a request's body. header_seconds: for its first line and headers.
-        wait_seconds: for the model; later a request is given up.
+        wait_seconds: to be decoded, and for the model; later a request is given up.
         drain_seconds: for the requests that are there when the service is told to stop.
         connections: open at a time; more are answered 503.
     """
 
     checkpoint: Path
     device: str | None = None
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = field(default=(), repr=False)
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     beam: int = 5
     threshold: float | None = None
@@ -62,5 +63,5 @@ class Settings:
 
     @property
     def most_decoded(self) -> int:
-        """Bytes that decoding one picture may take: half, so that a large one never stands in the way of small ones."""
+        """Bytes that decoding one picture may take: half, so that a large one leaves room for small ones."""
         return self.memory_bytes // 2

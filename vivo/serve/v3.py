@@ -23,6 +23,7 @@ from vivo.serve.wire import (
     rectangle,
     responses,
     rounded,
+    tag_bodies,
 )
 
 FEATURES = {"description": "description", "tags": "tags", "objects": "objects"}
@@ -119,10 +120,6 @@ def description_body(description: Description, captions: list[Scored]) -> dict[s
         "tags": [tag.text for tag in description.tags],
         "captions": [{"text": one.text, "confidence": rounded(one.confidence)} for one in captions],
     }
-
-
-def tag_bodies(tags: list[Scored]) -> list[dict[str, Any]]:
-    return [{"name": tag.text, "confidence": rounded(tag.confidence)} for tag in tags]
 
 
 def object_bodies(description: Description, picture: Picture) -> list[dict[str, Any]]:

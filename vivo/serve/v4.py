@@ -10,7 +10,6 @@ from vivo.serve.pictures import Picture
 from vivo.serve.problems import Problem
 from vivo.serve.service import Service, v4_file
 from vivo.serve.shapes import ImageAnalysis
-from vivo.serve.v3 import tag_bodies
 from vivo.serve.wire import (
     MODEL_VERSION,
     PICTURE_BODY,
@@ -20,13 +19,15 @@ from vivo.serve.wire import (
     rectangle,
     responses,
     rounded,
+    tag_bodies,
 )
 
 FEATURES = {"caption": "caption", "densecaptions": "denseCaptions", "tags": "tags", "objects": "objects"}
 FOREIGN = ("people", "read", "smartcrops")
 NEUTRAL = {
     "man": "person", "woman": "person", "men": "people", "women": "people", "boy": "child", "girl": "child",
-    "boys": "children", "girls": "children", "gentleman": "person", "lady": "person",
+    "boys": "children", "girls": "children", "gentleman": "person", "lady": "person", "gentlemen": "people",
+    "ladies": "people", "guy": "person", "guys": "people", "his": "their", "her": "their",
 }  # fmt: skip
 
 

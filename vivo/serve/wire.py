@@ -4,10 +4,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from vivo.serve.describer import Box, Description, Region, is_whole
+from vivo.serve.describer import Box, Description, Region, Scored, is_whole
 from vivo.serve.pictures import Picture
 from vivo.serve.problems import Problem, invalid
 from vivo.serve.shapes import FlatError, ImageUrl, NestedError
+
+Version = Literal["v2.0", "v2.1", "v3.0", "v3.1", "v3.2"]
+"""The interfaces of the older client; those before v3.2 want flat errors."""
 
 MODEL_VERSION = r"^(latest|\d{4}-\d{2}-\d{2})(-preview)?$"
 OVERLAP = 0.7  # of two boxes of one tag, above which the worse is the same object
@@ -77,6 +80,10 @@ def rounded(confidence: float) -> float:
     return round(confidence, 4)
 
 
+def tag_bodies(tags: list[Scored]) -> list[dict[str, Any]]:
+    return [{"name": tag.text, "confidence": rounded(tag.confidence)} for tag in tags]
+
+
 def rectangle(box: Box, picture: Picture) -> dict[str, int]:
     """x, y, w, h in pixels of the whole picture."""
     x1, y1 = round(box[0] * picture.width), round(box[1] * picture.height)
@@ -101,7 +108,3 @@ def _overlap(one: Box, other: Box) -> float:
     shared = max(0.0, width) * max(0.0, height)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
     return shared / max(areas - shared, 1e-9)
-
-
-Version = Literal["v2.0", "v2.1", "v3.0", "v3.1", "v3.2"]
-"""The interfaces of the older client; those before v3.2 want flat errors."""

@@ -48,8 +48,6 @@ from vivo.training.tasks import Prepare, Task, as_it_is, caption_loss_of, drop_w
 from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_folder, load_model
 
-STATISTICS_PICTURES = 1000
-
 
 class CaptionedPixels(CaptionPictures):
     """`CaptionPictures` of a `PictureStore`: items have another random view of the picture in each epoch."""
@@ -154,13 +152,12 @@ def captioned_pictures(config: TrainConfig, examples: Sequence[CaptionExample], 
         pictures = CaptionedPixels(examples, store, config.seed, show_and_tell.augment)
     model.check_store(store)
     if config.init == "random" and show_and_tell.standardise_features:
-        ids = pictures.image_ids[:: max(1, len(pictures) // STATISTICS_PICTURES)]
         if isinstance(store, RegionStore):
-            sample = [store[i].features for i in ids]
+            sample = store.sample_features(pictures.image_ids)
         else:
-            detector = model.encoder.detector()
-            sample = [detector.detect([store.open(i)])[0].features for i in ids]
-        model.set_statistics(torch.from_numpy(np.concatenate(sample).astype(np.float32)))
+            detector, ids = model.encoder.detector(), pictures.image_ids[:: max(1, len(pictures) // 1000)]
+            sample = np.concatenate([detector.detect([store.open(i)])[0].features for i in ids]).astype(np.float32)
+        model.set_statistics(torch.from_numpy(sample))
     return pictures
 
 

@@ -8,7 +8,6 @@ pretrain/train.py, finetune/train.py, train_show_and_tell.py and train_scst.py p
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
@@ -44,7 +43,6 @@ from vivo.training.tasks import (
 from vivo.training.validation import CaptionValidation
 from vivo.weights import bert_config, bert_folder, load_bert, load_model, read_configuration
 
-STATISTICS_PICTURES = 1000
 PRETRAINED = {"tags": VivoForTagPretraining, "pairs": VivoForCaptioning, "both": VivoForPretraining}
 """Which model each objective of pre-training trains; their parameters are the same."""
 Model = VivoForTagPretraining | VivoForCaptioning | VivoForPretraining
@@ -212,15 +210,7 @@ def starting_model(
             model = model_class(bert_config(folder, shape.layers, **ours))
             load_bert(model, folder, pieces)
         if shape.standardise_regions:
-            ids = store.image_ids[:: max(1, len(store) // STATISTICS_PICTURES)]
-            sample = [store[i].features.astype(np.float32) for i in ids]
-            for image_id, features in zip(ids, sample, strict=True):
-                if not np.isfinite(features).all():  # one of them would make the statistics, and so all, NaN
-                    raise UserError(
-                        f"{store.path}: picture {image_id} has features that are not finite; `vivo features verify` "
-                        "names all such pictures"
-                    )
-            model.vivo.regions.set_statistics(torch.from_numpy(np.concatenate(sample)))
+            model.vivo.regions.set_statistics(torch.from_numpy(store.sample_features(store.image_ids)))
     store.check_all_fit(model.config.max_regions)
     model.freeze_vocabulary(shape.freeze_embeddings, shape.freeze_head_bias)
     return tokenizer, model

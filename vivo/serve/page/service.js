@@ -90,9 +90,7 @@ function troubleOf(status, error, wait) {
   }
   const plain = {
     InvalidImageFormat: ["This file cannot be read as a picture.", "It may be damaged, or of a kind that is not taken."],
-    NotSupportedImage: ["This kind of picture is not taken.", ""],
     InvalidImageSize: ["The size of this picture does not fit.", ""],
-    InvalidImageDimension: ["The size of this picture does not fit.", ""],
     InvalidImageUrl: ["The picture at this address could not be had.", ""],
   }[code];
   if (plain) return new Trouble(plain[0], plain[1] || said);
