@@ -1,6 +1,7 @@
 """How many bytes PyTorch's tensors hold, and how many at most: every tensor that an operation makes is counted."""
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,12 +10,16 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """While entered as a context, `now` and `peak` are the bytes of the storages made within it and still alive."""
+    """While entered as a context, `now` and `peak` are the bytes of the storages made within it and still alive.
 
-    def __init__(self) -> None:
+    Args:
+        known: tensors that were there before: what an operation gives that is a view of them counts nothing.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._sizes: dict[int, int] = {}
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = func(*args, **(kwargs or {}))
