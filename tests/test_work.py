@@ -27,6 +27,8 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim
 
 UPDATE, LAYER, STEP = 380, 76, 75
 """Operations of an update of three layers, of each layer more, of a step of decoding; counted: 366, 73, 72."""
+MATCHING = 66
+"""Operations of the matching of groups of eight; counted: 64."""
 MEMORY = 110.0
 """Most bytes that an update of three layers holds beside the gradients, over those of one activation of all elements;
 counted: 105.9."""
@@ -75,6 +77,18 @@ def test_an_update_in_windows_waits_for_nothing(as_on_a_gpu):
     with Operations() as seen:
         update(model, batch)
     assert not {name: n for name, n in seen.counts.items() if name in WAITS}
+
+
+@pytest.mark.parametrize("most", [6, 8])
+def test_matching_on_a_gpu_waits_for_nothing_up_to_eight_tags(as_on_a_gpu, most: int):
+    slots = torch.arange(3 * most).view(3, most, 1)
+    log_p, target = torch.randn(3 * most, 50).log_softmax(dim=-1), torch.randint(50, (3 * most,))
+    size = torch.tensor([most, 2, 1])
+    for groups in (slots, slots.repeat(5, 1, 1)):
+        with Operations() as seen:
+            vivo.losses._matched_targets(log_p, target, groups, size.repeat(len(groups) // 3))
+        assert not {name: n for name, n in seen.counts.items() if name in WAITS}
+        assert seen.counts.total() <= MATCHING
 
 
 def test_rows_are_the_ones_that_wait(as_on_a_gpu):
@@ -137,3 +151,25 @@ def test_how_much_memory_an_update_holds_at_most():
     elements = int(batch["tag_mask"].sum() + batch["region_mask"].sum())
     parameters = sum(p.nbytes for p in model.parameters())
     assert (live.peak - parameters) / (elements * model.config.hidden_size * 4) <= MEMORY
+
+
+def test_beams_share_one_copy_of_the_context():
+    """Of a context of 2,000 places, a step of 16 beams holds what a step of one does, but for masks and tokens."""
+    model, held = small_model(), []
+    layers, width, places = model.config.num_hidden_layers, model.config.hidden_size, 2000
+    context = {
+        "tag_ids": torch.full((1, 1), 7),
+        "tag_positions": torch.full((1, 1), model.config.tag_position_offset),
+        "tag_mask": torch.ones(1, 1, dtype=torch.bool),
+        "region_features": torch.randn(1, places, model.config.feature_size),
+        "region_positions": torch.rand(1, places, 6),
+        "region_mask": torch.ones(1, places, dtype=torch.bool),
+    }
+    for beams in (1, 16):
+        with torch.inference_mode():
+            step = CachedStep(model, model.encode_pictures(context), 8 * beams)
+            with LiveBytes() as live:
+                step(torch.full((1, beams), 7), torch.zeros(1, beams, dtype=torch.int64))
+        held.append(live.peak)
+    one_copy = layers * 2 * places * width * 4
+    assert held[0] > one_copy and held[1] - held[0] < one_copy / 2
