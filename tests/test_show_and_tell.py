@@ -13,7 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vivo.config import DecodeConfig
 from vivo.detectors.backbone import map_of, normalised, open_backbone, untrained
+from vivo.errors import UserError
+from vivo.layers import RegionProjection
 from vivo.losses import caption_loss
+from vivo.model_config import VivoConfig
 from vivo.prediction import caption_batch
 from vivo.show_and_tell.collate import SentenceCollator
 from vivo.show_and_tell.flops import RecurrentWork
@@ -252,6 +255,12 @@ def test_standardised_features_by_hand():
     expected = ((sample[:3] - sample.mean(dim=0)) / (deviation + 0.05 * deviation.mean())).clamp(-8, 8)
     plain = small_model()
     torch.testing.assert_close(model(batch)["logits"], plain(batch | {"features": expected})["logits"])
+
+    for same in (sample[:1], sample[:1].expand(4, -1)):  # no scale
+        with pytest.raises(UserError, match=f"standardise_features: the encoder says the same of the {len(same)} pict"):
+            model.set_statistics(same)
+    with pytest.raises(UserError, match="standardise_regions: the features of the 1 regions"):
+        RegionProjection(VivoConfig(feature_size=24, standardise_regions=True)).set_statistics(sample[:1])
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -20,6 +20,7 @@ from vivo.experiment.recurrent_tables import chart
 from vivo.experiment.recurrent_world import held_out_colours, rows_of_demo
 from vivo.experiment.recurrent_world_claims import (
     WorldCaptions,
+    colours_of_undyed,
     colours_right,
     colours_told,
     combinations,
@@ -65,8 +66,9 @@ def test_colours_and_combinations_by_hand():
     texts = {"0": "a red dog to the left of a pink cat", "1": "a green car and a blue kite", "2": "a red bus"}
     seen = frozenset({("red", "dog"), ("cat", "right of", "dog"), ("dog", "left of", "cat")})
     found = WorldCaptions({"row": [texts]}, SCENES, seen, frozenset({"dog", "cat", "car", "bus"}))
-    # said of what is there: red dog, pink cat, green car, red bus
-    assert value(colours_right(found, "row")) == pytest.approx(100 * 2 / 4)
+    # said of what is there: red dog, pink cat, green car, red bus; the bus is not dyed
+    assert value(colours_right(found, "row")) == pytest.approx(100 * 2 / 3)
+    assert value(colours_of_undyed(found, "row")) == pytest.approx(100 * 1 / 4)
     # dyed: dog, cat, car
     assert value(colours_told(found, "row")) == pytest.approx(100 * 2 / 3)
     # of dyed ones: the red dog was seen, the blue cat and the green car were not; the bus has no colour
@@ -78,7 +80,9 @@ def test_colours_and_combinations_by_hand():
     assert share(combinations(others, "row", True, False)) == 50.0
     assert share(combinations(others, "row", True, True)) == 100.0
     tables = world_tables(found)
-    assert [t.title[:3] for t in tables] == ["(d)", "(f)"] and "| row | 50.0 [" in tables[0].markdown()
+    assert [t.title[:3] for t in tables] == ["(d)", "(f)"] and "| row | 66.7 [" in tables[0].markdown()
+    # 1 of 1 captioned, 1 of 2 not: the difference is of all pictures
+    assert "(1 of 1) | 50.0 [" in tables[1].markdown() and "(1 of 2) | +50.0 [" in tables[1].markdown()
 
 
 def test_held_out_colours_are_in_no_training_picture(tmp_path: Path):

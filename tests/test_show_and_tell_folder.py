@@ -12,6 +12,7 @@ from vivo.captioner import Captioner
 from vivo.captioners import captioner_class, load_captioner
 from vivo.cli import main
 from vivo.config import DecodeConfig
+from vivo.data.class_forms import ClassWords
 from vivo.data.text import decode_caption
 from vivo.ensemble import Ensemble
 from vivo.errors import UserError
@@ -50,6 +51,17 @@ def test_by_captioner_and_by_command(saved: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "again" / "detector").exists()
     again = Captioner.from_pretrained(tmp_path / "again", device="cpu")
     assert again(files[1], beam=3)[0].text == captioner(files[1], beam=3)[0].text
+
+
+def test_constraints_are_refused_where_no_detector_names_anything(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    captioner = Captioner.from_pretrained(saved)
+    with pytest.raises(UserError, match="decode.constraints: this captioner has no detector"):
+        captioner.caption_many([], constraints=ClassWords())
+    picture = write_pictures(tmp_path)[0]
+    assert main(["caption", str(picture), "--checkpoint", str(saved), "--constraints", "--beam", "5"]) == 2
+    assert "decode.constraints: this captioner has no detector" in capsys.readouterr().err
 
 
 def test_by_transformers_in_a_process_of_its_own(saved: Path, tmp_path: Path):

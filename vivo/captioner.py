@@ -198,7 +198,7 @@ class Captioner:
 
         A picture that cannot be read is a result with a `problem`; the others are captioned all the same.
         """
-        search = _search(beam, max_tokens, batch_size, constraints, decode or DecodeConfig(batch_size=16))
+        search = self._search(beam, max_tokens, batch_size, constraints, decode or DecodeConfig(batch_size=16))
         return self._caption_files(paths, search, constraints)  # so that a wrong value is said here, not at first use
 
     def _caption_files(
@@ -226,12 +226,35 @@ class Captioner:
         decode: DecodeConfig | None = None,
     ) -> list[list[Caption]]:
         """Captions of each picture of one batch."""
-        search = _search(beam, max_tokens, None, constraints, decode or DecodeConfig())
+        search = self._search(beam, max_tokens, None, constraints, decode or DecodeConfig())
         if not pictures:
             return []
         images = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
         regions = self.detector.detect(images)
         return self.caption_regions(regions, self.tags_of(regions), search, constraints)
+
+    def _search(
+        self,
+        beam: int | None,
+        max_tokens: int | None,
+        batch_size: int | None,
+        constraints: ClassWords | None,
+        decode: DecodeConfig,
+    ) -> DecodeConfig:
+        """`decode` with what else was given put into it, checked."""
+        given = {"beam": beam, "max_tokens": max_tokens, "batch_size": batch_size}
+        given["constraints"] = None if constraints is None else "detector"
+        search = dataclasses.replace(decode, **{name: value for name, value in given.items() if value is not None})
+        if search.constraint_regions:
+            raise UserError(
+                "decode.constraint_regions: is for eval/predict.py; a captioner has its own detector's regions"
+            )
+        if search.constraints != "none" and self.model.reads_pixels:
+            raise UserError(
+                "decode.constraints: this captioner has no detector, whose objects captions could have to name; leave "
+                "them out, or give eval/predict.py decode.constraint_regions"
+            )
+        return checked_decode(search)
 
     def tags_of(self, regions: Sequence[Regions]) -> list[list[tuple[str, float]]]:
         """(tag, how surely it is there) of each picture, as the model is shown them; a detector's tag is as sure as
@@ -285,19 +308,3 @@ class Captioner:
             ]
             for i, name in enumerate(names)
         ]
-
-
-def _search(
-    beam: int | None,
-    max_tokens: int | None,
-    batch_size: int | None,
-    constraints: ClassWords | None,
-    decode: DecodeConfig,
-) -> DecodeConfig:
-    """`decode` with what else was given put into it, checked."""
-    given = {"beam": beam, "max_tokens": max_tokens, "batch_size": batch_size}
-    given["constraints"] = None if constraints is None else "detector"
-    search = dataclasses.replace(decode, **{name: value for name, value in given.items() if value is not None})
-    if search.constraint_regions:
-        raise UserError("decode.constraint_regions: is for eval/predict.py; a captioner has its own detector's regions")
-    return checked_decode(search)

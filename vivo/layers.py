@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vivo.errors import UserError
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing
 
@@ -61,9 +62,17 @@ class RegionProjection(nn.Module):
         self.register_buffer("scale", torch.ones(config.feature_size))
 
     def set_statistics(self, features: Tensor) -> None:
-        """Take mean and scale of each feature from a sample [pictures' regions, F] of the training set."""
+        """Take mean and scale of each feature from a sample [pictures' regions, F] of the training set.
+
+        Raises:
+            UserError: it is of one region, or of the same one many times.
+        """
         self.mean.copy_(features.mean(dim=0))
-        deviation = features.std(dim=0)
+        if len(features) < 2 or not (deviation := features.std(dim=0)).mean() > 0:
+            raise UserError(
+                f"model.standardise_regions: the features of the {len(features)} regions that were looked at are the "
+                "same, so they have no scale; give more pictures, or false"
+            )
         self.scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:

@@ -93,9 +93,17 @@ class ShowAndTell(CaptioningModel, PreTrainedModel):
         self.encoder.train(self.training)
 
     def set_statistics(self, features: Tensor) -> None:
-        """Mean and scale of each number of the encoder's output, from a sample [pictures, F] of the training set."""
+        """Mean and scale of each number of the encoder's output, from a sample [pictures, F] of the training set.
+
+        Raises:
+            UserError: it is of one picture, or of the same one many times.
+        """
         self.feature_mean.copy_(features.mean(dim=0))
-        deviation = features.std(dim=0)
+        if len(features) < 2 or not (deviation := features.std(dim=0)).mean() > 0:
+            raise UserError(
+                f"show_and_tell.standardise_features: the encoder says the same of the {len(features)} pictures that "
+                "were looked at, which have no scale; give more pictures, or false"
+            )
         self.feature_scale.copy_(1.0 / (deviation + 0.05 * deviation.mean()))
 
     def checkpoint_activations(self) -> None:
