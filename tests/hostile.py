@@ -35,3 +35,11 @@ def many_scans_of_one_colour(width: int, height: int, scans: int) -> bytes:
 
     colours = scan(1, 0x00) * (scans - 2) + scan(2, 0x11) + scan(3, 0x11)
     return data[: data.index(b"\xff\xda")] + colours + b"\xff\xd9"
+
+
+def run_lengths(width: int, height: int, data: bytes, kind: int = 1) -> bytes:
+    """A BMP in run lengths of 8 (kind 1) or 4 bits a pixel, grey."""
+    colours = b"".join(bytes([grey, grey, grey, 0]) for grey in range(256))
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8 // kind, kind, len(data), 0, 0, 256 // kind**4, 0)
+    colours = colours[: 4 * 256 // kind**4]
+    return struct.pack("<2sIHHI", b"BM", 0, 0, 0, 54 + len(colours)) + head + colours + data

@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from vivo.calibration import FACTS, fit
 from vivo.captioner import CaptionedFile, Captioner
 from vivo.cli import main
 from vivo.errors import UserError
+from vivo.files import printable
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,40 @@ def test_an_interrupted_run_goes_on(site: Path, captioner: Captioner, tiny_capti
     assert json.loads(out.read_text())[1]["alt"] == whole[1].alt
     with pytest.raises(UserError, match="is there already"):
         write_alt_texts(captioner, tiny_captioner, files, out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are no UTF-8")
+def test_names_that_are_no_utf_8_or_have_other_ends_of_lines(
+    site: Path, tiny_captioner: Path, captioner: Captioner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [b"b\xfccher.png", "c\u2028d\x85e\x1c.png".encode(), b"br\xfcoken.png"]
+    for name in names[:2]:
+        shutil.copy(site / "a.png", os.fsdecode(os.fsencode(site) + b"/" + name))
+    shutil.copy(site / "d.png", os.fsdecode(os.fsencode(site) + b"/" + names[2]))
+    for kind in ("csv", "json", "html"):
+        assert main(command(site, tiny_captioner, tmp_path / f"out.{kind}")) == 1
+    rows = {row["file"]: row for row in json.loads((tmp_path / "out.json").read_text())}
+    assert len(rows) == 7 and rows["a.png"]["alt"]
+    assert rows["b\\xfccher.png"]["alt"] == rows["c\u2028d\x85e\x1c.png"]["alt"] == rows["a.png"]["alt"]
+    assert "br\\xfcoken.png" in rows["br\\xfcoken.png"]["problem"]
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["file"]: row["alt"] for row in csv.DictReader(file)} == {n: row["alt"] for n, row in rows.items()}
+    sources = re.findall('src="([^"]+)"', (tmp_path / "out.html").read_text())
+    assert {os.fsencode(tmp_path) + b"/" + unquote_to_bytes(one) for one in sources} == {
+        os.fsencode(path) for path in site.rglob("*.*g") if path.is_file()
+    }
+    assert main(command(site, tiny_captioner, tmp_path / "x")[:-2] + ["--json"]) == 1
+    assert {one["picture"] for one in json.loads(capsys.readouterr().out.split("alternative texts\n")[-1])} == {
+        f"{site}/{name}" for name, row in rows.items() if not row["problem"]
+    }
+
+    files = [(path, path.relative_to(site).as_posix()) for path in sorted(site.rglob("*.*g")) if path.is_file()]
+    out = tmp_path / "resumed.json"
+    with pytest.raises(HaltError):
+        write_alt_texts(Halting(captioner, 6), tiny_captioner, files, out)
+    rest = Halting(captioner, 9)
+    write_alt_texts(rest, tiny_captioner, files, out)
+    assert len(rest.asked) == 1 and json.loads(out.read_text()) == [rows[printable(name)] for _, name in files]
 
 
 def test_what_is_not_sure_is_empty(site: Path, tiny_captioner: Path, tmp_path: Path) -> None:

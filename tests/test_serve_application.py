@@ -86,6 +86,22 @@ def test_a_full_service_says_so_and_when_to_come_again() -> None:
         assert server.ask("/readyz")[0] == 200
 
 
+def test_small_pictures_that_fill_the_queue_keep_no_large_one_out() -> None:
+    large, model = saved(Image.new("L", (2400, 2000)), "PNG"), Model()
+    model.free.clear()
+    with serving(model, queue=1, large_queue=1, batch=1) as (server, service), ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(server.describe, SMALL)]
+        assert model.begun.wait(60)
+        for waiting, body in ((1, SMALL), (2, large)):
+            asked.append(pool.submit(server.describe, body))
+            while service.batcher.waiting < waiting and not asked[-1].done():
+                os.sched_yield()
+            assert server.describe(SMALL)[0] == 429
+        assert server.describe(large)[0] == 429
+        model.free.set()
+        assert [one.result()[0] for one in asked] == [200, 200, 200]
+
+
 def test_each_interface_has_its_own_largest_file() -> None:
     between = saved(Image.new("RGB", (1250, 1200)), "BMP")  # above 4 MiB
     with serving(Model()) as (server, _):

@@ -1,6 +1,7 @@
-"""Connections that send slowly, nothing, or too much: each is closed, whatever request of it is the slow one."""
+"""Connections that send slowly, nothing, or too much, or do not read: each is closed, whatever request is slow."""
 
 import asyncio
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,11 +20,34 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def application(scope: dict, receive, send) -> None:
-    """Answers at once and reads no body; /reads reads it first."""
+    """Answers at once and reads no body; /reads reads it first. /large: with more than a small buffer holds."""
     while scope["path"] == "/reads" and (await receive()).get("more_body"):
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b"ok" * (30_000 if scope["path"] == "/large" else 1)
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Watched(PatientProtocol):
+    """Says which clients' connections had to wait to be read, and which are gone."""
+
+    paused: queue.Queue[int] = queue.Queue()
+    lost: queue.Queue[int] = queue.Queue()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.paused.put(self.client[1])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.put(self.client[1])
+
+
+def seen(among: queue.Queue[int], connection: socket.socket) -> None:
+    """Wait for a connection; queue.Empty: it does not come."""
+    while among.get(timeout=10) != connection.getsockname()[1]:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +59,8 @@ def port() -> Iterator[int]:
     )
     grace, connections.GRACE = connections.GRACE, 0.1
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(application, http=PatientProtocol, ws="none", lifespan="off", log_config=None)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that it is left with what is unread
+    config = uvicorn.Config(application, http=Watched, ws="none", lifespan="off", log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
     thread.start()
@@ -127,6 +152,35 @@ def test_silent_connections_make_room_for_others(port: int) -> None:
     with ExitStack() as stack:
         for _ in range(60):
             stack.enter_context(connected(port)).sendall(b"GET /he")
+        last = stack.enter_context(connected(port))
+        last.sendall(GET)
+        answered(last)
+
+
+def reads_nothing(port: int, content: bytes) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(content)
+    return connection
+
+
+LARGE = GET.replace(b"/", b"/large", 1)
+
+
+@pytest.mark.parametrize("requests", [LARGE, LARGE * 8, LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")])
+def test_answers_that_nobody_reads(port: int, requests: bytes) -> None:
+    """One that waits to be closed until it is read, and several of which the next waits for the one before."""
+    with reads_nothing(port, requests) as connection:
+        seen(Watched.lost, connection)
+
+
+def test_connections_that_do_not_read_make_room_for_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = replace(Settings(checkpoint=Path()), connections=4)  # no time runs out in this test
+    monkeypatch.setattr(PatientProtocol, "settings", patient)
+    with ExitStack() as stack:
+        for _ in range(patient.connections + connections.SPARE + 2):
+            seen(Watched.paused, stack.enter_context(reads_nothing(port, LARGE * 8)))
         last = stack.enter_context(connected(port))
         last.sendall(GET)
         answered(last)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import struct
@@ -11,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import empty_webp, many_scans, many_scans_of_one_colour, saved
+from hostile import empty_webp, many_scans, many_scans_of_one_colour, run_lengths, saved
 from PIL import Image
 
 from vivo.serve.body import Memory, Share
 from vivo.serve.decoder import SPARE
 from vivo.serve.decoding import Decoding
-from vivo.serve.headers import read_header
+from vivo.serve.headers import next_marker, read_header
 from vivo.serve.pictures import Picture, read_picture
 from vivo.serve.problems import Problem
 from vivo.serve.settings import Settings
@@ -78,7 +79,7 @@ def test_large_are_those_that_take_long() -> None:
     assert [name for name, one in large.items() if one] == ["9 MP PNG", "9 MP WebP", *scans]
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restartnext_marker_rows": 1}])
 def test_scans_are_those_of_the_picture_and_not_of_what_lies_behind_it(options: dict) -> None:
     """Phones put a second picture or a film behind the end; a comment that looks like the end hides nothing."""
     data = saved(noise(300, 200), "JPEG", **options)
@@ -110,6 +111,44 @@ def test_a_file_of_nothing_but_its_blocks_is_damaged() -> None:
     one = gif[:table] + b"\x21\xfe" + b"\1a" * 20_000 + b"\0" + gif[table:]  # an extension of many parts
     with pytest.raises(Problem, match="damaged"):
         read_header(one, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_run_lengths_that_add_nothing_are_damaged_and_many_are_large(kind: int) -> None:
+    """Pillow decodes them in Python: two bytes are a turn of its loop, whether they give a pixel or not."""
+    rows = b"".join(bytes([64, 16 * row + row % 16]) + b"\0\0" for row in range(16)) * 4
+    pixel_by_pixel = (b"\1\x55" * 64 + b"\0\0") * 64  # the longest that somebody may write
+    for good in (rows, pixel_by_pixel, rows + b"\0\1" + b"behind the end" * 1000):
+        data = run_lengths(64, 64, good, kind)
+        header = read_header(data, SETTINGS)
+        assert (header.kind, header.width, header.height, header.is_large) == ("BMP", 64, 64, False)
+        assert read_picture(data, SETTINGS).height == 64
+    seen = read_picture(run_lengths(64, 64, rows, kind), SETTINGS).image
+    assert seen.getpixel((0, 63))[0] == 0 and seen.getpixel((63, 61))[0] == (0x22 if kind == 1 else 2)
+    for nothing in (b"\0\0", b"\1\7", b"\0\2\0\0"):
+        with pytest.raises(Problem, match="damaged"):
+            read_header(run_lengths(60, 60, nothing * 50_000, kind), SETTINGS)
+    wide = run_lengths(1000, 1000, (b"\1\7" * 1000 + b"\0\0") * 1000, kind)
+    assert read_header(wide, SETTINGS).is_large
+    assert not read_header(saved(noise(1000, 1000), "BMP"), SETTINGS).is_large
+
+
+def testnext_markers_of_a_jpeg_are_found_as_an_expression_finds_them() -> None:
+    """Near and far, behind filling, stuffing and restarts, at every edge of what is looked at together."""
+    random = np.random.default_rng(0)
+    pattern = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+    for length in (0, 1, 254, 255, 256, 257, 767, 768, 5_000, 300_000):
+        for quiet in (b"\xff", b"\xff\0", b"\xff\xd0", b"\0", b"a"):
+            data = (quiet * length)[:length] + b"\xff" + random.choice([b"\xda", b"\xd9", b"\x01"]) + b"\xff" * 9
+            for place in (0, length // 2):
+                assert next_marker(data, place) == pattern.search(data, place).start()
+            assert next_marker(data[: length + 1], 0) == -1
+    drawn = random.choice(np.array([0, 1, 0xD0, 0xD7, 0xD8, 0xFF], np.uint8), 20_000).tobytes()
+    found, place = [], 0
+    while (place := next_marker(drawn, place)) >= 0:
+        found.append(place)
+        place += 2
+    assert found == [match.start() for match in pattern.finditer(drawn)]
 
 
 def share() -> Share:

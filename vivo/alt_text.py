@@ -2,7 +2,8 @@
 
     vivo caption PICTURES --checkpoint DIR --alt-text out.csv        or out.json, or out.html
 
-    file          of the picture, relative to the folder that was given (in .html also where it lies from there)
+    file          of the picture, relative to the folder that was given (in .html also where it lies from there); bytes
+                  of a name that are no UTF-8 are written as \\xfc
     alt           the caption as a sentence; empty where the model is not sure enough, or the picture is broken
     confidence    P(every object named is there), where the checkpoint is calibrated (eval/calibrate.py)
     caption       what the model wrote, also where it is not sure
@@ -27,7 +28,7 @@ from vivo.calibration import Calibration
 from vivo.captioner import Captioner
 from vivo.data.class_forms import ClassWords
 from vivo.errors import UserError
-from vivo.files import atomic_write_text, json_text, lock_folder, remove_file, writable_folder
+from vivo.files import atomic_write_text, json_text, lock_folder, printable, remove_file, writable_folder
 from vivo.progress import progress_of
 
 KINDS = (".csv", ".json", ".html")
@@ -117,7 +118,7 @@ def _all_rows(
             file.write(json.dumps(settings) + "\n")
         for row, stamp in _captioned(captioner, calibration, waiting, beam, constraints):
             rows[row.file] = row
-            file.write(json.dumps({**asdict(row), "stamp": stamp}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**asdict(row), "stamp": stamp}) + "\n")
             file.flush()
             update(len(rows), len(rows) - known)
     return rows
@@ -156,7 +157,7 @@ def as_text(rows: Sequence[AltText], kind: str, sources: Mapping[str, str] | Non
         sources: of each picture's name, where it lies from the file; None: where its name says.
     """
     if kind == ".json":
-        return json_text([asdict(row) for row in rows])
+        return json_text([_cells(row) for row in rows])
     if kind == ".csv":
         written = io.StringIO()
         table = csv.DictWriter(written, list(asdict(rows[0])), lineterminator="\n")
@@ -166,9 +167,14 @@ def as_text(rows: Sequence[AltText], kind: str, sources: Mapping[str, str] | Non
     return _page(rows, sources or {})
 
 
+def _cells(row: AltText) -> dict[str, str | float | None]:
+    """The row, with a name that can be written."""
+    return asdict(row) | {"file": printable(row.file), "problem": printable(row.problem)}
+
+
 def _no_formula(row: AltText) -> dict[str, str | float | None]:
     """The row, so that no table program takes a cell of it for a formula (=cmd|...): a name gets ./, a text an '."""
-    cells = asdict(row)
+    cells = _cells(row)
     for name, cell in cells.items():
         if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
             cells[name] = ("./" if name == "file" else "'") + cell
@@ -179,9 +185,9 @@ def _page(rows: Sequence[AltText], sources: Mapping[str, str]) -> str:
     """A page to read the texts beside their pictures."""
     figures = []
     for row in rows:
-        source, alt = html.escape(quote(sources.get(row.file, row.file))), html.escape(row.alt)
+        source, alt = html.escape(quote(os.fsencode(sources.get(row.file, row.file)))), html.escape(row.alt)
         sure = "" if row.confidence is None else f" <small>({row.confidence:.0%})</small>"
-        note = html.escape(row.problem or row.alt or f"not sure enough: {row.caption}") + sure
+        note = html.escape(printable(row.problem) or row.alt or f"not sure enough: {row.caption}") + sure
         picture = f'<img src="{source}" alt="{alt}" loading="lazy">'
         figures.append(f"<figure>{picture}<figcaption>{note}</figcaption></figure>")
     style = "figure{display:inline-block;width:16rem;margin:.5rem;vertical-align:top}img{max-width:100%}"
@@ -211,7 +217,7 @@ def _read_journal(path: Path, settings: dict) -> dict[str, tuple[AltText, list[i
     if not path.is_file():
         return {}
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # a name or text may hold other ends of lines
         try:
             lines.append(json.loads(line))
         except ValueError:
@@ -221,6 +227,6 @@ def _read_journal(path: Path, settings: dict) -> dict[str, tuple[AltText, list[i
         return {}
     if lines[0] != settings:
         raise UserError(f"{path}: was begun with another checkpoint or search; delete it, or name another file")
-    atomic_write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     rows = ((line.pop("stamp"), AltText(**line)) for line in lines[1:])
     return {row.file: (row, stamp) for stamp, row in rows}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vivo.errors import UserError
+from vivo.files import printable
 from vivo.program import whole_number
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def caption(arguments: argparse.Namespace) -> int:
             if len(files) == 1:
                 raise UserError(found.problem)
             broken += 1
-            print(f"left out: {found.problem}", file=sys.stderr)
+            print(f"left out: {printable(found.problem)}", file=sys.stderr)
         confidences = calibration.confidences(found.captions) if calibration else [None] * len(found.captions)
         for one, confidence in zip(found.captions, confidences, strict=True):
             if arguments.json:
@@ -84,7 +85,7 @@ def caption(arguments: argparse.Namespace) -> int:
 
 def _row(path: Path, one: "Caption", confidence: float | None) -> dict[str, Any]:
     """A caption as --json has it."""
-    row = {"picture": str(path), "caption": one.text, "score": float(one.score), "tags": list(one.tags)}
+    row = {"picture": printable(str(path)), "caption": one.text, "score": float(one.score), "tags": list(one.tags)}
     if confidence is not None:
         row["confidence"] = confidence
     row["log_probability"] = float(sum(one.token_log_probabilities))
@@ -96,7 +97,7 @@ def _row(path: Path, one: "Caption", confidence: float | None) -> dict[str, Any]
 
 def _print(path: Path, one: "Caption", confidence: float | None) -> None:
     """A caption for people."""
-    print(f"{path}: {one.text}")
+    print(f"{printable(str(path))}: {one.text}")
     sure = f"   confidence {confidence:.2f}" if confidence is not None else ""
     print(f"    score {one.score:.3f}{sure}   tags: {', '.join(one.tags) or '(none)'}", flush=True)
     if one.trace is not None:
@@ -127,7 +128,7 @@ def _alt_texts(arguments: argparse.Namespace, constraints: Any) -> int:
     rows = write_alt_texts(captioner, arguments.checkpoint, files, out, arguments.beam, constraints)
     broken = [row for row in rows if row.problem]
     for row in broken:
-        print(f"left out: {row.problem}", file=sys.stderr)
+        print(f"left out: {printable(row.problem)}", file=sys.stderr)
     empty = sum(not row.alt and not row.problem for row in rows)
     unsure = f", {empty} of them empty: not sure enough" if empty else ""
     print(f"{out}: {len(rows) - len(broken)} alternative texts{unsure}")

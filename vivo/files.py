@@ -73,6 +73,11 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def printable(text: str) -> str:
+    """The text with bytes of a file name that are no UTF-8 as \\xfc: Python reads such names, but cannot write them."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def remove_file(path: str | Path) -> None:
     """Delete the file `path`, if it is there."""
     try:

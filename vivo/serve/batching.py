@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from vivo.serve.describer import Description, Wanted
@@ -25,9 +26,11 @@ logger = logging.getLogger("vivo.serve")
 Describe = Callable[[Sequence[Picture], Sequence[Wanted]], list[Description]]
 BROKEN = 8
 """Failures in a row, of single pictures, after which the model is taken for broken (a lost GPU, say)."""
+TRIAL = 30.0
+"""Seconds without a failure after which it may be tried again: what is asked nothing cannot succeed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One picture on its way to the model and back.
 
@@ -52,6 +55,7 @@ class Batcher:
 
     Args:
         describe: the model's work. batch, batch_seconds, size: see `Settings.batch`, `batch_seconds`, `queue`.
+        trial: see `TRIAL`.
         seen: called with (pictures, seconds, failed) after each batch, for metrics.
     """
 
@@ -62,12 +66,14 @@ class Batcher:
         batch_seconds: float,
         size: int,
         seen: Callable[[int, float, int], None] = lambda pictures, seconds, failed: None,
+        trial: float = TRIAL,
     ) -> None:
         self._describe, self._batch, self._batch_seconds, self._seen = describe, batch, batch_seconds, seen
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._size = size
         self._pace = 0.2  # seconds a picture, a moving mean
         self._failures = 0  # in a row
+        self._failed, self._trial = 0.0, trial  # when the last of them was
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
@@ -84,8 +90,9 @@ class Batcher:
 
     @property
     def healthy(self) -> bool:
-        """Whether the model's thread lives and its work succeeds."""
-        return self._thread.is_alive() and self._failures < BROKEN
+        """Whether the model's thread lives and its work succeeds, or may be tried again."""
+        over = time.monotonic() - self._failed >= self._trial
+        return self._thread.is_alive() and (self._failures < BROKEN or over)
 
     def check_room(self, extra: int = 0) -> None:
         """Raises: Problem, 429, where the queue is full; to be asked before work is put into a request."""
@@ -116,6 +123,8 @@ class Batcher:
             ) from None
         finally:
             job.picture = None
+            with self._jobs.mutex, suppress(ValueError):  # which says that the model's thread has it, or had
+                self._jobs.queue.remove(job)
 
     def _retry_after(self) -> int:
         """Seconds after which the queue has moved on, going by the last batches."""
@@ -158,6 +167,7 @@ class Batcher:
             logger.exception("a batch of %d failed; each picture is tried alone", len(jobs))
             answers = [self._alone(picture, job.wanted) for job, picture in live]
             failed = sum(isinstance(answer, Exception) for answer in answers)
+        self._failed = time.monotonic() if failed else self._failed
         self._failures = 0 if failed < len(jobs) else self._failures + failed
         seconds = time.monotonic() - begun
         self._pace = 0.8 * self._pace + 0.2 * seconds / len(jobs)

@@ -179,13 +179,16 @@ class Decoding:
     def waiting(self) -> int:
         return self.small.waiting + self.large.waiting
 
-    async def decode(self, data: bytes, share: Share) -> Picture:
+    async def decode(self, data: bytes, share: Share, header: Header | None = None) -> Picture:
         """The picture of a file.
+
+        Args:
+            header: its own, where it has been read.
 
         Raises:
             Problem: no picture, or one that cannot or may not be decoded; 429 where too many wait or memory is used up.
         """
-        header = read_header(data, self._settings)
+        header = header or read_header(data, self._settings)
         lane = self.large if header.is_large else self.small
         return await lane.decode(data, header, share)
 

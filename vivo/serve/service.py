@@ -15,6 +15,7 @@ from vivo.serve.body import Memory, Share, read_body, share_of, wait_until_gone
 from vivo.serve.decoding import Decoding
 from vivo.serve.describer import Describer, Description, Scored, Wanted
 from vivo.serve.fetch import fetch_picture
+from vivo.serve.headers import read_header
 from vivo.serve.keys import Keys
 from vivo.serve.metrics import Metrics
 from vivo.serve.pictures import Picture
@@ -104,7 +105,7 @@ class Service:
                 self._set_gauges()
 
     async def _describe(self, request: Request, file: PictureFile, wanted: Wanted) -> tuple[Description, Picture]:
-        self.batcher.check_room()
+        self.batcher.check_room(self.settings.large_queue)  # it may be large, which nobody knows yet
         async with share_of(self.memory) as share:
             data = await self._picture_bytes(request, file, share)
             if not data:
@@ -122,9 +123,12 @@ class Service:
         self, request: Request, data: bytes, wanted: Wanted, share: Share
     ) -> tuple[Description, Picture, Job]:
         """From the file on: decoding, then the model."""
+        header = read_header(data, self.settings)
+        extra = self.settings.large_queue if header.is_large else 0
+        self.batcher.check_room(extra)
         try:
             async with asyncio.timeout(self.settings.wait_seconds):
-                picture = await self.decoding.decode(data, share)
+                picture = await self.decoding.decode(data, share, header)
         except TimeoutError:
             raise Problem(
                 503, "ServiceUnavailable", "The picture was not decoded in time.", "Timeout", retry_after=5
@@ -134,7 +138,6 @@ class Service:
         }  # fmt: skip
         share.give(len(data))
         del data
-        extra = self.settings.large_queue if picture.large else 0
         description, job = await self.batcher.describe(picture, wanted, self.settings.wait_seconds, extra)
         return description, picture, job
 

@@ -28,7 +28,8 @@ class Settings:
         large_queue: large pictures that may wait to be decoded, and places for them alone in the model's queue.
         decode_seconds: of a processor, for one picture; then it is given up.
         memory_bytes: files and pixels of all requests together, and what decoding takes; more are refused with 429.
-        body_seconds: for sending a request's body. header_seconds: for its first line and headers.
+        body_seconds: for sending a request's body, and for reading an answer. header_seconds: for its first line and
+            headers.
         wait_seconds: to be decoded, and for the model; later a request is given up.
         drain_seconds: for the requests that are there when the service is told to stop.
         connections: open at a time; more are answered 503.
