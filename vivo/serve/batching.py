@@ -101,7 +101,7 @@ class Batcher:
 
     async def describe(
         self, picture: Picture, wanted: Wanted, seconds: float, extra: int = 0
-    ) -> tuple[Description, Job]:  # fmt: skip
+    ) -> tuple[Description, Job]:
         """The description of a picture, when its turn has come.
 
         Args:
