@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vivo.errors import UserError
-from vivo.few_rows import Linear, linear
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing
 
@@ -112,11 +111,11 @@ class Layer(nn.Module):
         width, eps = config.hidden_size, config.layer_norm_eps
         self.heads = config.num_attention_heads
         self.attention_dropout = config.attention_probs_dropout_prob
-        self.qkv = Linear(width, 3 * width)
-        self.attention_output = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
-        self.feed_forward_in = Linear(width, config.intermediate_size)
-        self.feed_forward_out = Linear(config.intermediate_size, width)
+        self.feed_forward_in = nn.Linear(width, config.intermediate_size)
+        self.feed_forward_out = nn.Linear(config.intermediate_size, width)
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -142,14 +141,14 @@ class Layer(nn.Module):
         if wanted is None:
             q, k, v = self.qkv(x).split(width, dim=1)
         else:
-            k, v = linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=1)
+            k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=1)
         own = k, v = self._heads(packing.pad(k)), self._heads(packing.pad(v))
         if wanted is not None:
             x = x.index_select(0, packing.order(wanted))
             if not x.shape[0]:
                 return x, own
-            q = linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
-        q = self._heads(packing.pad(q, wanted)).contiguous()
+            q = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+        q = self._heads(packing.pad(q, wanted))
         if read is not None:
             k, v = read(k, v)
         with _attention_kernel(x):
