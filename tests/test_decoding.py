@@ -72,6 +72,29 @@ def test_wide_beam_is_exhaustive_search(seed: int, penalty: float):
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_beam_search_keeps_the_best_of_all_words_of_all_beams(seed: int):
+    """Against a search that sorts every word of every beam, of a language of 40 words whose ends are likely."""
+    words, beam, length = 40, 3, 6
+    generator = torch.Generator().manual_seed(seed)
+    table = 3 * torch.randn(words, words, generator=generator)
+    table[:, END] += 2  # beside the end, a beam may have all that live on
+    table = table.log_softmax(-1)
+    (found,) = beam_search(lambda tokens, parents: table[tokens], 1, START, END, beam, length)
+    living: list[tuple[float, tuple[int, ...]]] = [(0.0, (START,))]
+    finished = []
+    for _ in range(length):
+        every = [(total + table[told[-1], w].item(), (*told, w)) for total, told in living for w in range(words)]
+        best = sorted(every, reverse=True)[: 2 * beam]
+        finished += [h for h in best[:beam] if h[1][-1] == END]
+        living = [h for h in best if h[1][-1] != END][:beam]
+        if len(finished) >= beam:
+            break
+    expected = sorted(((t / (len(told) - 1), told) for t, told in (finished + living)[:beam]), reverse=True)
+    assert [h.tokens for h in found] == [[w for w in told[1:] if w != END] for _, told in expected]
+    assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_beam_of_one_is_greedy(seed: int):
     greedy = greedy_search(ToyStep(seed, 3), 3, START, END, LENGTH)
     beam = beam_search(ToyStep(seed, 3), 3, START, END, 1, LENGTH)

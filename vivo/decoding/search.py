@@ -154,12 +154,13 @@ class _Group:
 
         Returns the last tokens of the beams that live on and the beams they continue, int64 [B, new live] each.
         """
-        words = log_p.shape[2]
         guide = log_p if taken is None else log_p - diversity * taken[:, None]
-        candidates = (self.guided[..., None] + guide).flatten(1)
+        # the best of a picture are among the best of each of its beams
+        best, words = guide.topk(min(2 * self.beam, guide.shape[2]), dim=2)
+        candidates = (self.guided[..., None] + best).flatten(1)
         value, flat = candidates.topk(min(2 * self.beam, candidates.shape[1]), dim=1)
-        parent, token = flat // words, flat % words
-        gain = log_p.flatten(1).gather(1, flat)
+        parent, token = flat // words.shape[2], words.flatten(1).gather(1, flat)
+        gain = log_p.flatten(1).gather(1, parent * log_p.shape[2] + token)
         ends = token == end
         self._finish(ends[:, : self.beam], value, parent, gain, length_penalty)
         # the best K that go on: ended ones sink behind all others
