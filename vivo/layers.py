@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vivo.errors import UserError
+from vivo.few_rows import Linear
 from vivo.model_config import VivoConfig
 from vivo.packing import Packing
 
@@ -112,10 +113,10 @@ class Layer(nn.Module):
         self.heads = config.num_attention_heads
         self.attention_dropout = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
+        self.attention_output = Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
-        self.feed_forward_in = nn.Linear(width, config.intermediate_size)
-        self.feed_forward_out = nn.Linear(config.intermediate_size, width)
+        self.feed_forward_in = Linear(width, config.intermediate_size)
+        self.feed_forward_out = Linear(config.intermediate_size, width)
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
