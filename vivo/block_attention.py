@@ -1,15 +1,15 @@
 """Attention in training on a CPU: block by block, without padding and without the keys that a mask shuts out.
 
-The elements of a batch stand packed, those of a picture (or caption) side by side. A *block* is a stretch of queries and the
-stretches of keys that these may see: in the context pass the tags and regions of one picture; in the text pass one
-caption and the picture that it tells of. A padded batch looks through every pair of places of its longest row: 2.4 times
-as many pairs on pictures of 10 to 50 regions, and 2.5 times where a row holds five captions that do not see each
-other. Scores, softmax, dropout and their gradients are then computed, and kept, for the pairs that there are.
+The elements of a batch stand packed, those of a picture (or caption) side by side. A *block* is a stretch of queries
+and the stretches of keys that these may see: in the context pass the tags and regions of one picture, in the text pass
+one caption and the picture that it tells of. Padded rows look through every pair of places of the longest one: 2.4
+times as many pairs for pictures of 10 to 50 regions, 2.5 times for rows of five captions that do not see each other.
+Here scores, softmax, dropout and their gradients are computed, and kept, for the pairs that there are.
 
-One function with its own backward, because it reads queries, keys and values in place (strides instead of copies),
-keeps one byte of dropout a pair and computes what was dropped again.
+A function with a backward of its own: it reads queries, keys and values where they are instead of copying them by
+heads, keeps one byte of dropout a pair, and computes again what was dropped.
 
-n packed elements, m queries, c packed context elements, D width, N heads, H = D / N
+n packed elements, m queries, c packed elements of the context, D width, N heads, H = D / N
 """
 
 import math
@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from vivo.dropout import Kept, apply_kept
+from vivo.dropout import Kept
 
 SHUT_OUT = -1e9
 """What a mask adds to a score: exp(-1e9) is 0, and a softmax over nothing else is no NaN."""
@@ -32,7 +33,7 @@ class Block:
 
     Attributes:
         queries, own, context: stretches of the m queries, the n elements, the c context elements.
-        bias: float32 [queries, own] that is added to the scores of own keys; None where all are seen.
+        bias: float32 [queries, context + own] that is added to the scores; None where all keys are seen.
     """
 
     queries: slice
@@ -45,11 +46,6 @@ class Block:
         """Queries, and keys that they look through."""
         queries, *keys = (stretch.stop - stretch.start for stretch in (self.queries, self.own, self.context))
         return queries, sum(keys)
-
-    @property
-    def keys(self) -> int:
-        """Of its own pass."""
-        return self.own.stop - self.own.start
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,9 @@ def text_blocks(mask: Tensor, real: Tensor, context_lengths: Sequence[int]) -> B
         seen = seen[row][:, row]
         for first, last in _parts(seen):
             part = seen[first:last, first:last]
-            bias = None if part.all() else torch.zeros(part.shape).masked_fill_(~part, SHUT_OUT)
+            bias = None
+            if not part.all():
+                bias = F.pad(torch.zeros(part.shape).masked_fill_(~part, SHUT_OUT), (length, 0))
             stretch = slice(begin + first, begin + last)
             found.append(Block(stretch, stretch, slice(context, context + length), bias))
         begin, context = begin + len(seen), context + length
@@ -107,11 +105,11 @@ def text_blocks(mask: Tensor, real: Tensor, context_lengths: Sequence[int]) -> B
 
 def _parts(seen: Tensor) -> list[tuple[int, int]]:
     """The finest cut of [L, L] into stretches that see nothing of one another."""
-    size = len(seen)
-    places = torch.arange(size)
-    either = seen | seen.T
-    farthest = torch.where(either, places, -1).amax(dim=1).maximum(places) if size else places
-    ends = (farthest.cummax(dim=0).values == places).nonzero()[:, 0].add(1).tolist() if size else []
+    if not len(seen):
+        return []
+    places = torch.arange(len(seen))
+    farthest = torch.where(seen | seen.T, places, -1).amax(dim=1).maximum(places)
+    ends = (farthest.cummax(dim=0).values == places).nonzero()[:, 0].add(1).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
@@ -140,10 +138,12 @@ def block_attention(q: Tensor, own: tuple[Tensor, Tensor], given: BlockPass, hea
     """
     # a context of no elements, so that the function below has one case
     context = given.context or (own[0][:0], own[1][:0])
-    return _BlockAttention.apply(q, *own, *context, given.blocks, heads, dropout)
+    with torch.autocast("cpu", enabled=False):  # which would make scores 16 bits wide
+        return _BlockAttention.apply(q, *own, *context, given.blocks, heads, dropout)
 
 
 class _BlockAttention(torch.autograd.Function):
+    # a block is small, so what can be done once for all of them stands before the loops
     @staticmethod
     def forward(
         ctx: FunctionCtx,
@@ -157,68 +157,75 @@ class _BlockAttention(torch.autograd.Function):
         dropout: float,
     ) -> Tensor:
         kept = Kept((heads * blocks.pairs,), dropout) if dropout else None
-        ctx.blocks, ctx.heads, ctx.kept_scale = blocks, heads, kept.scale if kept else 1.0
-        masks = kept.mask if kept else None
-        given, weights = (q, k, v, context_k, context_v), []
+        ctx.blocks, ctx.heads, ctx.scale_of_kept = blocks, heads, kept.scale if kept else 1.0
+        given, mask, weights = (q, k, v, context_k, context_v), kept.mask if kept else None, []
+        queries, *read = _by_heads(given, heads)
+        queries = queries * queries.shape[2] ** -0.5
         out = q.new_zeros(q.shape)
-        for block, mask in zip(blocks.all, _by_block(masks, blocks, heads), strict=True):
-            queries, keys, values = _operands(*given, block, heads)
-            scores = queries @ keys.mT
-            scores *= queries.shape[2] ** -0.5
-            if block.bias is not None:
-                scores[..., -block.bias.shape[1] :] += block.bias
+        (target,) = _by_heads((out,), heads, widened=False)
+        for block, factor in zip(blocks.all, _factors(mask, ctx.scale_of_kept, blocks, heads), strict=True):
+            keys, values = _read_by(block, *read)
+            looking = queries[:, block.queries]
+            if block.bias is None:
+                scores = torch.bmm(looking, keys.mT)
+            else:
+                scores = torch.baddbmm(block.bias.to(looking.dtype), looking, keys.mT)
             weights.append(scores.softmax(dim=-1))
-            used = weights[-1] if mask is None else apply_kept(weights[-1], mask, ctx.kept_scale)
-            _by_heads(out[block.queries], heads).copy_(used @ values)
-        ctx.save_for_backward(*given, masks, *weights)
+            used = weights[-1] if factor is None else weights[-1] * factor
+            target[:, block.queries] = torch.bmm(used, values)
+        ctx.save_for_backward(*given, mask, *weights)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, down: Tensor) -> tuple[Tensor | None, ...]:
-        *given, masks = ctx.saved_tensors[:6]
-        weights, blocks, heads = ctx.saved_tensors[6:], ctx.blocks, ctx.heads
-        of_q, *of_read = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in given)
-        by_block = zip(blocks.all, _by_block(masks, blocks, heads), weights, strict=True)
-        for block, mask, weight in by_block:
-            queries, keys, values = _operands(*given, block, heads)
-            upper = _by_heads(down[block.queries], heads).to(weight.dtype)
-            used, of_weight = weight, upper @ values.mT
-            if mask is not None:
-                used, of_weight = (apply_kept(x, mask, ctx.kept_scale) for x in (weight, of_weight))
+        saved, blocks, heads = ctx.saved_tensors, ctx.blocks, ctx.heads  # read once: recomputation wants that
+        (*given, mask), weights = saved[:6], saved[6:]
+        upper, queries, *read = _by_heads((down, *given), heads)
+        scale = queries.shape[2] ** -0.5
+        queries = queries * scale
+        found = [torch.zeros(x.shape, dtype=queries.dtype) for x in given]  # captions add up in the context's
+        of_q, of_k, of_v, of_context_k, of_context_v = _by_heads(found, heads)
+        factors = _factors(mask, ctx.scale_of_kept, blocks, heads)
+        for block, factor, weight in zip(blocks.all, factors, weights, strict=True):
+            keys, values = _read_by(block, *read)
+            looking, above = queries[:, block.queries], upper[:, block.queries]
+            used, of_weight = weight, torch.bmm(above, values.mT)
+            if factor is not None:
+                used, of_weight = weight * factor, of_weight.mul_(factor)
             of_score = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
-            of_score *= queries.shape[2] ** -0.5
-            _by_heads(of_q[block.queries], heads).copy_(of_score @ keys)
-            for target, of_context, part in zip(
-                of_read[:2], of_read[2:], (of_score.mT @ queries, used.mT @ upper), strict=True
+            of_q[:, block.queries] = torch.bmm(of_score, keys)
+            size = block.context.stop - block.context.start
+            for own, context, part in (
+                (of_k, of_context_k, torch.bmm(of_score.mT, looking)),
+                (of_v, of_context_v, torch.bmm(used.mT, above)),
             ):
-                seen, itself = part.split([block.context.stop - block.context.start, block.keys], dim=1)
-                _by_heads(target[block.own], heads).copy_(itself)
-                _by_heads(of_context[block.context], heads).add_(seen)
-        return of_q, *of_read, None, None, None
+                own[:, block.own] = part[:, size:]
+                if size:
+                    context[:, block.context] += part[:, :size]
+        found[0] *= scale
+        return (*(x.to(down.dtype) for x in found), None, None, None)
 
 
-def _by_heads(x: Tensor, heads: int) -> Tensor:
-    """[L, D] -> [N, L, H], a view."""
-    return x.unflatten(1, (heads, -1)).transpose(0, 1)
+def _by_heads(given: Sequence[Tensor], heads: int, widened: bool = True) -> list[Tensor]:
+    """[L, D] -> [N, L, H], views; `widened`: what has 16 bits to float32."""
+    views = [x.unflatten(1, (heads, -1)).transpose(0, 1) for x in given]
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in views] if widened else views
 
 
-def _operands(
-    q: Tensor, k: Tensor, v: Tensor, context_k: Tensor, context_v: Tensor, block: Block, heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a block [N, *, H], in float32 where they have 16 bits."""
-    read = [k[block.own], v[block.own]]
-    if block.context.stop > block.context.start:
-        read = [torch.cat([c[block.context], own]) for c, own in zip((context_k, context_v), read, strict=True)]
-    kind = torch.promote_types(q.dtype, torch.float32)
-    queries, keys, values = (_by_heads(part, heads).to(kind) for part in (q[block.queries], *read))
-    return queries, keys, values
+def _read_by(block: Block, *read: Tensor) -> tuple[Tensor, Tensor]:
+    """Own keys and values, the context's -> the block's keys and values [N, context + own, H]."""
+    k, v = (x[:, block.own] for x in read[:2])
+    if block.context.stop == block.context.start:
+        return k, v
+    context_k, context_v = (x[:, block.context] for x in read[2:])
+    return torch.cat([context_k, k], dim=1), torch.cat([context_v, v], dim=1)
 
 
-def _by_block(mask: Tensor | None, blocks: Blocks, heads: int) -> Sequence[Tensor | None]:
-    """bool [N * pairs] -> of each block [N, queries, keys]."""
+def _factors(mask: Tensor | None, scale: float, blocks: Blocks, heads: int) -> Sequence[Tensor | None]:
+    """bool [N * pairs] -> of each block float32 [N, queries, keys], `scale` for weights that stay, else 0."""
     if mask is None:
         return [None] * len(blocks.all)
     shapes = [(heads, *block.shape) for block in blocks.all]
-    parts = mask.split([math.prod(shape) for shape in shapes])
+    parts = mask.to(torch.float32).mul_(scale).split([math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from vivo.block_attention import Blocks, BlockPass, context_blocks, text_blocks
+from vivo.block_attention import BlockPass, Blocks, context_blocks, text_blocks
 
 if TYPE_CHECKING:
     from vivo.modeling import VivoModel
@@ -66,7 +66,8 @@ def _context(model: "VivoModel", batch: Mapping[str, Tensor]) -> tuple[Tensor, T
 def _through_layers(
     model: "VivoModel", x: Tensor, blocks: Blocks, wanted: Tensor, context: list[KeysAndValues] | None
 ) -> tuple[Tensor, list[KeysAndValues]]:
-    """[n, D] -> the last layer's output of the `wanted` (int64 [K], any order) [K, D]; keys and values of each layer."""
+    """[n, D] -> the last layer's output [K, D] of those `wanted` (int64 [K], any order), and each layer's keys and
+    values."""
     wanted, order = wanted.sort(stable=True)
     last, found = blocks.of(wanted), []
     for index, layer in enumerate(model.layers):

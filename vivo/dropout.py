@@ -1,9 +1,9 @@
 """Dropout, on a CPU with random numbers that cost a quarter of PyTorch's.
 
-PyTorch draws a number of 53 bits for each element on one thread, about 7 ns; of an update of BERT-base on two cores that
-was a tenth. Here four elements share 64 bits: an element is dropped with a probability that is a multiple of
-1 / 65536 (0.1 becomes 0.1000061), and what is kept is scaled by the exact inverse, so the mean stays what it was.
-The mask is kept for the backward pass as one byte an element instead of four. On a GPU PyTorch's own is used.
+PyTorch draws 53 bits for each element on one thread, about 7 ns: a tenth of an update of BERT-base on two cores. Here
+four elements share 64 bits: an element is dropped with a probability that is a multiple of 1 / 65536 (0.1 becomes
+0.1000061), and what is kept is scaled by the exact inverse, so the mean stays what it was. The mask is kept for the
+backward pass as one byte an element instead of four. On a GPU PyTorch's own is used.
 """
 
 import torch
