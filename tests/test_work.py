@@ -29,9 +29,9 @@ UPDATE, LAYER, STEP = 380, 76, 75
 """Operations of an update of three layers, of each layer more, of a step of decoding; counted: 366, 73, 72."""
 MATCHING = 66
 """Operations of the matching of groups of eight; counted: 64."""
-MEMORY = 110.0
+MEMORY = 39.0
 """Most bytes that an update of three layers holds beside the gradients, over those of one activation of all elements;
-counted: 105.9."""
+counted: 37.5."""
 
 
 class Operations(TorchDispatchMode):
