@@ -184,5 +184,6 @@ def test_dropout_is_a_matter_of_the_seed_and_of_training():
     assert torch.equal(layer.eval()(x), x)
     assert torch.equal(dropout(x, 0.0), x) and not dropout(x, 1.0).any()
     assert Kept((0,), 0.1).mask.shape == (0,) and Kept((3, 5), 0.1).mask.shape == (3, 5)
+    assert Kept((1,), 1.0).scale == 0.0
     assert Kept((1,), 0.1).scale * (1 - round(0.1 * 65536) / 65536) == pytest.approx(1.0, rel=1e-12)
     assert dropout(x.bfloat16(), 0.3).dtype == torch.bfloat16

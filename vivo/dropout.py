@@ -18,7 +18,7 @@ class Kept:
     """Which elements stay, and by what they are multiplied.
 
     Args:
-        shape: of what is dropped from. p: probability in (0, 1) that an element is dropped.
+        shape: of what is dropped from. p: probability, above 0, that an element is dropped.
 
     Attributes:
         mask: bool, True where an element stays. scale: of those that stay.
@@ -30,7 +30,7 @@ class Kept:
         # the whole range of int64: without bounds the highest bit would be 0, and every fourth number never negative
         bits = torch.empty(-(-number // 4), dtype=torch.int64).random_(-(2**63), None)
         self.mask = bits.view(torch.int16)[:number].view(shape) >= dropped - _LEVELS // 2
-        self.scale = _LEVELS / (_LEVELS - dropped)
+        self.scale = _LEVELS / (_LEVELS - dropped) if p < 1.0 else 0.0
 
 
 def apply_kept(x: Tensor, mask: Tensor, scale: float) -> Tensor:
