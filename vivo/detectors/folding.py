@@ -93,8 +93,8 @@ def fold(network: nn.Module, output: Callable[[nn.Module], Tensor]) -> bool:
     trial = copy.deepcopy(network).eval().cpu()  # a GPU's convolutions round to TF32 by default
     before = output(trial)
     fold_neighbours(trial)
-    settle(trial)
     try:
+        settle(trial)
         after = output(trial)
     except (RuntimeError, AttributeError):  # maps of another size somewhere in the middle; a norm is asked for
         return False
