@@ -1,5 +1,6 @@
 """Grid features against hand-computed cells, timm's own maps and each other."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from vivo.data.region_format import fingerprint_of, problem_with
 from vivo.detectors import lite0
+from vivo.detectors.adapting import weights_sha256
+from vivo.detectors.backbone import map_of
 from vivo.detectors.base import Detector, load_detector
 from vivo.detectors.grid import GridDetector, GridSettings, cell_boxes, parse_scales, squares
 from vivo.errors import UserError
@@ -139,6 +143,69 @@ def test_any_timm_backbone(backbone: str, tmp_path: Path):
         out = out[:, full.num_prefix_tokens :]
     whole = out.mean((2, 3)) if out.ndim == 4 and out.shape[1] == full.num_features else out.flatten(1, -2).mean(1)
     np.testing.assert_allclose(found.features[-1].astype(float), whole[0].numpy(), atol=5e-3, rtol=5e-3)
+
+
+def norms_of(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def scatter_norms(network: nn.Module) -> None:
+    """Give the batch norms statistics and factors that no folding may lose."""
+    for norm in norms_of(network):
+        norm.running_mean.normal_(0, 0.2)
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "scales", "left"),
+    [
+        ("resnet50", "64x2", 0),
+        ("resnet10t", "64x2", 1),  # the norm behind a stem of three convolutions is no neighbour of the last one
+        ("tf_mobilenetv3_small_minimal_100", "64x2+96x2", 0),
+        ("tf_mobilenetv3_small_minimal_100", "64x2+100x2", None),  # SAME padding of odd maps cannot be folded
+        ("test_vit", "160x2", 0),
+        ("test_convnext", "160x2", 0),
+    ],
+)
+def test_a_folded_network_has_the_maps_and_the_fingerprint_of_the_plain_one(
+    backbone: str, scales: str, left: int | None
+):
+    torch.manual_seed(0)
+    network = timm.create_model(backbone, num_classes=0)
+    scatter_norms(network)
+    plain = copy.deepcopy(network).eval()
+    grid = GridDetector(GridSettings(backbone, scales, device="cpu"), network, [123.7, 116.3, 103.5], [58.4] * 3)
+    assert len(norms_of(grid._network)) == (len(norms_of(plain)) if left is None else left)
+    assert grid.fingerprint()["weights_sha256"] == weights_sha256(plain.state_dict())
+    for size, _ in grid.scales:
+        pixels = squares([picture(90, 60), picture(60, 90, 1)], size)
+        with torch.inference_mode():
+            found, expected = grid._map(pixels), map_of(plain, grid._inputs(pixels).contiguous())
+        assert expected.std() > 0.01 and (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_a_network_that_cannot_be_folded_is_used_as_it_is(channels: int):
+    class NormFirst(nn.Module):
+        num_features = channels
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, channels, 32, stride=32), nn.BatchNorm2d(3)
+            scatter_norms(self)
+
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(x))
+
+    network = NormFirst()
+    plain = copy.deepcopy(network).eval()
+    grid = GridDetector(GridSettings("norm_first", "64x2", device="cpu"), network, [127] * 3, [128] * 3)
+    pixels = squares([picture(90, 60)], 64)
+    with torch.inference_mode():
+        assert norms_of(grid._network)
+        torch.testing.assert_close(grid._map(pixels), plain.forward_features(grid._inputs(pixels)))
 
 
 @pytest.mark.parametrize(

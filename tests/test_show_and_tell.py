@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vivo.config import DecodeConfig
 from vivo.detectors.backbone import map_of, normalised, open_backbone, untrained
+from vivo.detectors.folding import FoldedConv, fold
 from vivo.errors import UserError
 from vivo.layers import RegionProjection
 from vivo.losses import caption_loss
@@ -20,7 +21,6 @@ from vivo.model_config import VivoConfig
 from vivo.prediction import caption_batch
 from vivo.show_and_tell.collate import SentenceCollator
 from vivo.show_and_tell.flops import RecurrentWork
-from vivo.show_and_tell.folding import FoldedConv, fold
 from vivo.show_and_tell.modeling import ShowAndTell
 from vivo.show_and_tell.pictures import PictureCollator, Pixels
 

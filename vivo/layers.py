@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vivo.block_attention import BlockPass, block_attention
+from vivo.dropout import Dropout
 from vivo.errors import UserError
 from vivo.few_rows import Linear
 from vivo.model_config import VivoConfig
@@ -33,7 +35,7 @@ class TextEmbeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segment: int | Tensor) -> Tensor:
         """int [...], int [...], one segment or int [...] -> [..., D]."""
@@ -58,7 +60,7 @@ class RegionProjection(nn.Module):
             if config.region_layer_norm
             else nn.Identity()
         )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.register_buffer("mean", torch.zeros(config.feature_size))
         self.register_buffer("scale", torch.ones(config.feature_size))
 
@@ -97,8 +99,8 @@ class RegionProjection(nn.Module):
 
 
 def _attention_kernel(x: Tensor) -> AbstractContextManager[None]:
-    """PyTorch's choice, except in training on CPU: the fused kernel's backward takes 3-4 times as long there as
-    plain matrix products (64 x 12 heads x 27 places, bfloat16, two cores: 55 ms against 14 ms)."""
+    """PyTorch's choice, except where gradients are wanted on a CPU: the fused kernel's backward takes 3-4 times as long
+    there as plain matrix products (64 x 12 heads x 27 places, bfloat16, two cores: 55 ms against 14 ms)."""
     if x.device.type == "cpu" and torch.is_grad_enabled():
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
@@ -118,15 +120,16 @@ class Layer(nn.Module):
         self.feed_forward_in = Linear(width, config.intermediate_size)
         self.feed_forward_out = Linear(config.intermediate_size, width)
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
         x: Tensor,
-        packing: Packing,
-        mask: Tensor,
+        packing: Packing | None,
+        mask: Tensor | None,
         read: Read | None = None,
         wanted: Tensor | None = None,
+        blocks: BlockPass | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One layer over the real elements of a batch.
 
@@ -134,10 +137,14 @@ class Layer(nn.Module):
             x: [n, D], packed by `packing`. mask: bool [B, 1 or L, keys].
             read: these elements' own keys and values -> all that they may read; None for their own.
             wanted: int [K], places in [B * L] whose output is computed; None for all n.
+            blocks: attention goes through these instead of padded rows, and nothing else is looked at.
 
         Returns:
-            The new x, [n, D] or [K, D], and this call's own keys and values [B, N, L, H] (zero at padding).
+            The new x, [n, D] or [K, D], and this call's own keys and values [B, N, L, H] (zero at padding); with
+            `blocks` [n, D] each.
         """
+        if blocks is not None:
+            return self._in_blocks(x, blocks)
         width = x.shape[1]
         if wanted is None:
             q, k, v = self.qkv(x).split(width, dim=1)
@@ -158,10 +165,28 @@ class Layer(nn.Module):
             )
         attended = attended.transpose(1, 2).flatten(2)
         attended = packing.pack(attended) if wanted is None else attended.flatten(0, 1).index_select(0, wanted)
+        return self._behind_attention(x, attended), own
+
+    def _in_blocks(self, x: Tensor, given: BlockPass) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `forward`."""
+        width = x.shape[1]
+        if given.wanted is None:
+            q, k, v = self.qkv(x).split(width, dim=1)
+        else:
+            k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).split(width, dim=1)
+            x = x.index_select(0, given.wanted)
+            if not x.shape[0]:
+                return x, (k, v)
+            q = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+        share = self.attention_dropout if self.training else 0.0
+        return self._behind_attention(x, block_attention(q, (k, v), given, self.heads, share)), (k, v)
+
+    def _behind_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """[K, D], what it read [K, D] -> [K, D]."""
         # autocast would make norms float32; where layers were given 16 bits, they pass 16 bits on
         x = self.attention_norm(x + self.dropout(self.attention_output(attended))).to(x.dtype)
         inner = self.feed_forward_out(F.gelu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(x + self.dropout(inner)).to(x.dtype), own
+        return self.feed_forward_norm(x + self.dropout(inner)).to(x.dtype)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, N, L, H]."""

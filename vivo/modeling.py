@@ -37,6 +37,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vivo.block_passes import hidden_of_tags, hidden_of_text
 from vivo.caching import TextCache
 from vivo.captioning import CaptioningModel, Collate
 from vivo.decoding.search import Step
@@ -128,23 +129,8 @@ class VivoModel(VivoPreTrainedModel):
         Returns:
             Context; rows of `hidden` are the T tags, then the R regions, or the K wanted ones.
         """
-        rows, tags = tag_ids.shape
-        regions = region_mask.shape[1]
-        tag_places = true_places(tag_mask) if windows is None else windows.tag_places
-        region_places = true_places(region_mask) if windows is None else windows.region_places
-        of_tags, of_regions = Packing(rows, tags, tag_places), Packing(rows, regions, region_places)
-        seen = self.regions(of_regions.pack(region_features), of_regions.pack(region_positions))
-        segment: int | Tensor = self.config.tag_segment
-        if tag_words is not None:
-            segment = torch.where(of_tags.pack(tag_words), CAPTION_SEGMENT, segment)
-        told = self.embeddings(of_tags.pack(tag_ids), of_tags.pack(tag_positions), segment)
-        x = torch.cat([told.to(seen.dtype), seen])
-        size = tags + regions
-        packing = Packing(
-            rows,
-            size,
-            torch.cat([context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]),
-        )
+        given = (tag_ids, tag_positions, tag_mask, region_features, region_positions, region_mask)
+        x, packing = self.embed_context(*given, tag_words, windows)
         mask = torch.cat([tag_mask, region_mask], dim=1)
         x = self._narrowed(x)
         if windows is None:
@@ -159,6 +145,44 @@ class VivoModel(VivoPreTrainedModel):
                 x = self.whole_rows(self.layers[:first], x.view(*windows.rows.shape, -1), mutual).flatten(0, 1)
             x, keys, values = self._layers(x, packing, mutual, None, wanted, first)
         return Context(x, keys, values, mask)
+
+    def embed_context(
+        self,
+        tag_ids: Tensor,
+        tag_positions: Tensor,
+        tag_mask: Tensor,
+        region_features: Tensor,
+        region_positions: Tensor,
+        region_mask: Tensor,
+        tag_words: Tensor | None = None,
+        windows: Windows | None = None,
+    ) -> tuple[Tensor, Packing]:
+        """What the first layer reads, arguments as of `encode_context`: all tags, then all regions [n, D], and their
+        places in the rows [B, T + R]."""
+        rows, tags = tag_ids.shape
+        regions = region_mask.shape[1]
+        tag_places = true_places(tag_mask) if windows is None else windows.tag_places
+        region_places = true_places(region_mask) if windows is None else windows.region_places
+        of_tags, of_regions = Packing(rows, tags, tag_places), Packing(rows, regions, region_places)
+        seen = self.regions(of_regions.pack(region_features), of_regions.pack(region_positions))
+        segment: int | Tensor = self.config.tag_segment
+        if tag_words is not None:
+            segment = torch.where(of_tags.pack(tag_words), CAPTION_SEGMENT, segment)
+        told = self.embeddings(of_tags.pack(tag_ids), of_tags.pack(tag_positions), segment)
+        x = torch.cat([told.to(seen.dtype), seen])
+        size = tags + regions
+        places = [context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]
+        return x, Packing(rows, size, torch.cat(places))
+
+    def embed_text(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Caption tokens: int [...], int [...] -> [..., D]."""
+        return self.embeddings(input_ids, position_ids, CAPTION_SEGMENT)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the pass of a loss goes block by block: in training on a CPU (vivo/block_passes.py)."""
+        on_cpu = self.layers[0].qkv.weight.device.type == "cpu" and torch.is_grad_enabled()
+        return on_cpu and not self.compiled and not torch.compiler.is_compiling()
 
     def compile_layers(self, whole: bool, **options: Any) -> None:
         """Compile each layer, with activations between layers in autocast's 16 bits, if there is autocast.
@@ -212,7 +236,7 @@ class VivoModel(VivoPreTrainedModel):
             hidden [B, L, D] or [K, D].
         """
         packing = Packing(*input_ids.shape, places)
-        x = self._narrowed(self.embeddings(packing.pack(input_ids), packing.pack(position_ids), CAPTION_SEGMENT))
+        x = self._narrowed(self.embed_text(packing.pack(input_ids), packing.pack(position_ids)))
         if context is None:
             return self._layers(x, packing, mask, None, wanted)[0]
         rows, length = input_ids.shape
@@ -320,7 +344,11 @@ class _VivoWithHead(VivoPreTrainedModel):
         tags = batch["tag_ids"].shape[1]
         slots = context_places(batch["slot_index"], tags, tags + batch["region_mask"].shape[1])
         windows = Windows(batch) if "window_rows" in batch else None
-        return self.logits(self.encode_context(batch, slots, windows).hidden, batch.get("competing"))
+        if windows is None and self.vivo.in_blocks:
+            hidden = hidden_of_tags(self.vivo, batch, slots)
+        else:
+            hidden = self.encode_context(batch, slots, windows).hidden
+        return self.logits(hidden, batch.get("competing"))
 
     def caption_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits at supervised caption positions only.
@@ -333,6 +361,8 @@ class _VivoWithHead(VivoPreTrainedModel):
             [K, V] in the order of `target_index`; [K, P] where the batch names P `competing` pieces.
         """
         targets = batch["target_index"]
+        if self.vivo.in_blocks:
+            return self.logits(hidden_of_text(self.vivo, batch, targets), batch.get("competing"))
         context = self.encode_context(batch, targets[:0])  # read by its keys and values alone
         hidden = self.vivo.encode_text(
             context,

@@ -7,7 +7,7 @@ Notation: B pictures, S side of the input in pixels, m side of the feature map, 
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -58,15 +58,34 @@ class BackboneDetector:
         self._device, self._dtype = device_of(settings.device), DTYPES[settings.dtype]
         # at 448 pixels eight pictures took 1.4 times the time of two, each (Lite0, 2 MB of cache a core)
         self.batch_size = self.gpu_batch_size if self._device.type == "cuda" else max(1, min(8, 8 * 224**2 // side**2))
-        fast = copy.deepcopy(self._plain)
-        if settings.backbone.partition("/")[0] == LITE0:
-            fast = lite0.streamline(fast)
-        self._network = fast.to(self._device, self._dtype, memory_format=torch.channels_last)
+        network = copy.deepcopy(self._plain)
+        self._network = self._placed(lite0.streamline(network) if self._lite0 else network)
         self._mean, self._std = (torch.tensor(values, device=self._device) for values in (self.mean, self.std))
         self._weights_sha256 = ""
         # one core squashes some 200 pictures a second, a GPU looks at thousands
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(cores, "squash") if self._device.type == "cuda" else None
+
+    @property
+    def _lite0(self) -> bool:
+        return self.settings.backbone.partition("/")[0] == LITE0
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        """Where and in what it computes."""
+        return network.to(self._device, self._dtype, memory_format=torch.channels_last)
+
+    def _fold(self, sizes: Iterable[int]) -> None:
+        """Fold the network's batch norms into its convolutions, if its maps of pictures of these sizes stay the same.
+        Lite0's are folded from the beginning."""
+        if self._lite0:
+            return
+        from vivo.detectors.folding import fold, settle  # they need timm, which takes seconds to import
+
+        network = copy.deepcopy(self._plain)
+        noise = [torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)) for size in sizes]
+        if fold(network, lambda trial: torch.cat([map_of(trial, inputs).flatten() for inputs in noise])):
+            settle(network)
+            self._network = self._placed(network)
 
     def _map(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [B, 3, S, S] -> float32 [B, F, m, m]."""

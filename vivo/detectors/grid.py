@@ -94,7 +94,10 @@ class GridDetector(BackboneDetector):
         ]
 
     def _check_scales(self) -> None:
-        """Try every input size once: one that the backbone cannot take, or of too few cells, is an error now."""
+        """Try every input size once: one that the backbone cannot take, or of too few cells, is an error now.
+
+        Then the network is folded.
+        """
         for size, cells in self.scales:
             found = self._tried(size, "scale")
             if found.shape[1] != self.feature_size or found.shape[2] != found.shape[3] or found.shape[3] < cells:
@@ -102,6 +105,7 @@ class GridDetector(BackboneDetector):
                     f"grid: scale {size}x{cells} asks for {cells} x {cells} cells of a map of {found.shape[2]} x"
                     f" {found.shape[3]}; give fewer cells or more pixels"
                 )
+        self._fold(dict.fromkeys(size for size, _ in self.scales))
 
     @classmethod
     def from_specification(cls, specification: str) -> Detector:

@@ -15,9 +15,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vivo.errors import UserError
 
@@ -143,48 +141,13 @@ def _features() -> nn.Module:
 
 
 def streamline(network: nn.Module) -> nn.Module:
-    """Rewrite a trained network for inference, in place: same maps, less work."""
-    _fold_batch_norms(network.eval())
-    _fold_padding(network)
+    """Rewrite a trained network for inference, in place: same maps, less work.
+
+    In timm's Lite0 a norm directly follows its convolution in the order of children, which is all that this relies
+    on; the parity test in tests/test_detectors.py guards it.
+    """
+    from vivo.detectors.folding import fold_neighbours, settle  # they need timm, which takes seconds to import
+
+    fold_neighbours(network.eval())
+    settle(network)
     return network.to(memory_format=torch.channels_last)
-
-
-def _fold_batch_norms(module: nn.Module) -> None:
-    """Fold each BatchNormAct2d of timm into the convolution before it, keeping its activation.
-
-    In timm's Lite0 a norm directly follows its convolution in the order of children, which is all that this
-    relies on; the parity test in tests/test_detectors.py guards it.
-    """
-    before: str | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d):
-            assert before is not None, name
-            setattr(module, before, fuse_conv_bn_eval(getattr(module, before), child))
-            setattr(module, name, child.act)
-            before = None
-        elif isinstance(child, nn.Conv2d):
-            before = name
-        else:
-            _fold_batch_norms(child)
-
-
-def _fold_padding(module: nn.Module) -> None:
-    """Replace timm's Conv2dSame (pads a copy of its input, a sixth of all time) by plain convolutions.
-
-    With stride 2 and an even input, SAME padding puts one pixel more at the right and lower edge than at the left
-    and upper one. A kernel with a row and a column of zeros in front and symmetric padding reads the same pixels.
-    """
-    from timm.layers import Conv2dSame
-
-    for name, child in list(module.named_children()):
-        if not isinstance(child, Conv2dSame):
-            _fold_padding(child)
-            continue
-        size = child.kernel_size[0]
-        assert child.kernel_size == (size, size) and size % 2 and child.stride == (2, 2) and child.dilation == (1, 1)
-        plain = nn.Conv2d(
-            child.in_channels, child.out_channels, size + 1, stride=2, padding=size // 2, groups=child.groups
-        )
-        plain.weight = nn.Parameter(F.pad(child.weight.detach(), (1, 0, 1, 0)))
-        plain.bias = child.bias
-        setattr(module, name, plain)

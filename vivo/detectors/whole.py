@@ -63,6 +63,7 @@ class WholePictureDetector(BackboneDetector):
         """One region of each picture: all of it, without a name."""
         if not self._fits:
             self._tried(self.settings.size, "size")
+            self._fold([self.settings.size])
             self._fits = True
         found: list[Regions] = []
         for start in range(0, len(pictures), self.batch_size):

@@ -50,11 +50,11 @@ class ImageEncoder(nn.Module):
         return F.dropout(features, self.config.encoder_dropout, self.training)
 
     def fold(self) -> None:
-        """The same function with less work (vivo/show_and_tell/folding.py), once; not before the first pictures come,
+        """The same function with less work (vivo/detectors/folding.py), once; not before the first pictures come,
         when the weights are there."""
         if self.folded:
             return
-        from vivo.show_and_tell.folding import fold  # it needs timm, which takes seconds to import
+        from vivo.detectors.folding import fold  # it needs timm, which takes seconds to import
 
         self.folded = True
         size = self.config.picture_size

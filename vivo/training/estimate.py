@@ -3,7 +3,9 @@
 Bytes of one process, at the longest inputs that the configuration allows (real batches are shorter):
 
     weights      4 P                           fp32 always
-    gradients    4 Pt (+ 4 Pt)                 of the trained ones; DDP's buckets are a second copy on several processes
+    gradients    4 Pt (+ 4 Pt) (+ 8 V D)       of the trained ones; the buckets of DDP are a second copy, on many GPUs.
+                                               With several micro-batches those of trained word embeddings stand beside
+                                               their sum before they are added, from the look-up and from the head
     optimizer    8 Pt (+ 4 P)                  AdamW's two averages (+ the average of the weights, `optim.ema`)
     activations  what the backward pass of one micro-batch reads (below), and the batch itself
 
@@ -11,20 +13,21 @@ with P parameters, Pt trained ones. Activations, b = 2 bytes a number in bf16 or
 width, n elements that a layer computes (tags + regions of all pictures; in the text pass the text), m those whose keys
 and values it reads, K supervised tokens:
 
-    a layer      b (5 n D + 2 m D + 2 n I)     inputs of the linear maps, queries and attention's result; keys, values;
-                                               before and after gelu
+    a layer      b (5 n D + 2 m D + 2 n I)     inputs of the linear maps, queries and attention's result (on a CPU 4: it
+                                               is the input of a map); keys, values; before and after gelu
                  + 8 n D                       inputs of the two layer norms, fp32
-                 + 2 d n D                     dropout masks: d = 1 on a GPU, b on a CPU; none at dropout 0
-                 + attention's own             fused (GPU): 4 bytes a query and head. On a CPU plain products: a query,
-                                               head and key has its probability twice in fp32, and d for the mask
+                 + 2 n D                       dropout masks, none at dropout 0
+                 + attention's own             fused (GPU): 4 bytes a query and head, and joined keys and values of
+                                               context and text. On a CPU, in blocks: a query, head and key of its
+                                               picture or caption has its probability in fp32, and a byte of dropout
     last layer   the same with n = K for all but the keys and values
-    inputs       n_r b (F + 6) + 4 n_r F + n D (4 + d), for n_r regions: the projection's input, and the embeddings'
+    inputs       n_r b (F + 6) + n D (4 + 1), for n_r regions: the projection's input, and the embeddings'
     head         K D (3 b + 4) + 16 K V        logits in fp32, their log-softmax and the gradients of both
     16-bit copies of the weights of linear maps: 2 P_linear, while the update lasts
 
 Updates of objective "both" are of tags or of captions: what the larger kind needs is what the process needs.
 With `engine.activation_checkpointing` the layers keep their inputs (4 n D each) and one layer at a time the rest.
-The sum is a little above what is there at once, for gradients appear while activations go. On a CPU it lies within 15 %
+The sum is no exact peak: gradients appear while activations go, and copies come and go. On a CPU it lies within 15 %
 of the most bytes that PyTorch's tensors held during real updates (tests/test_estimate.py: both stages, fp32, bf16,
 with and without dropout, both ways of attention); what is resident is more, by the allocator's and the libraries'
 own (docs/scaling.md). On a GPU it is not verified.
@@ -89,9 +92,12 @@ def memory_of(plan: Plan, cpu: bool = False) -> Memory:
     number = DTYPE_BYTES[precision]
     copies = 2 if plan.gpus > 1 else 1
     averaged = 4 * count.all if config.optim.ema else 0
+    added = 0
+    if plan.micro_batch < plan.per_process and not config.model.freeze_embeddings:
+        added = 2 * 4 * plan.shape.pieces * plan.shape.width
     return Memory(
         4 * count.all,
-        4 * count.trained * copies,
+        4 * count.trained * copies + added,
         8 * count.trained + averaged,
         activations_of(plan, number, cpu) + (number * count.linear if number == 2 else 0),
     )
@@ -113,19 +119,20 @@ def _activations(plan: Plan, kind: str, number: int, cpu: bool) -> int:
     """
     config, shape, pictures = plan.config, plan.shape, plan.micro_batch
     width, dropout = shape.width, config.model.dropout > 0
-    mask = (number if cpu else 1) if dropout else 0
+    mask = 1 if dropout else 0
     regions, tags, text = config.model.max_regions, config.model.max_tag_tokens, plan.text_elements(kind)
     context, targets = pictures * (regions + tags), pictures * plan.targets(kind)
 
     def layer(n: int, own: int, keys: int) -> int:
         """n elements computed, `own` of them with keys and values, `keys` for each to read."""
-        dense = number * (5 * n * width + 2 * n * shape.inner) + number * 2 * own * width
-        read = number * 2 * pictures * keys * width if text and keys > regions + tags else 0  # joined copies
+        inputs = 4 if cpu else 5  # in rows attention's result is there twice, padded and packed
+        dense = number * (inputs * n * width + 2 * n * shape.inner) + number * 2 * own * width
         if cpu:
-            attention = n * shape.heads * keys * (8 + mask)
+            attention = n * shape.heads * keys * (4 + mask)
         else:
-            attention = 4 * n * shape.heads
-        return dense + read + 8 * n * width + 2 * mask * n * width + attention
+            joined = 2 * pictures * keys * width if text and keys > regions + tags else 0
+            attention = 4 * n * shape.heads + number * joined
+        return dense + 8 * n * width + 2 * mask * n * width + attention
 
     def stack(n: int, keys: int, last: int) -> int:
         """All layers of one pass; the last computes `last` elements."""
@@ -134,10 +141,11 @@ def _activations(plan: Plan, kind: str, number: int, cpu: bool) -> int:
             return shape.layers * 4 * n * width + max(whole, end)
         return (shape.layers - 1) * whole + end
 
-    features = pictures * regions * (number * (shape.features + 6) + 4 * shape.features)
+    features = pictures * regions * number * (shape.features + 6)
     embedded = (context + pictures * text) * width * (4 + mask)
     if text:
-        passes = stack(context, regions + tags, 0) + stack(pictures * text, regions + tags + text, targets)
+        seen = text // plan.captions(kind) if cpu else text
+        passes = stack(context, regions + tags, 0) + stack(pictures * text, regions + tags + seen, targets)
     else:
         passes = stack(context, regions + tags, targets)
     head = targets * (width * (3 * number + 4) + 16 * shape.pieces)

@@ -1,14 +1,15 @@
 """Floating-point operations of a training step, by formula, and the peak of the machine: the two sides of MFU.
 
-Counted are matrix products, a multiplication with its addition as two operations, as vivo/modeling.py computes them:
-the n real elements of a batch, without padding, in every linear map; only the K elements that a loss reads behind the
-attention of the last layer and in the head; attention over rows of padded length (or windows), because it runs on
-those. With D width, I feed-forward width, F region feature size, P word pieces that compete, for n elements that see S
-keys in rows of L (B rows):
+Counted are matrix products, a multiplication with its addition as two operations, of what a loss needs: the n real
+elements of a batch, without padding, in every linear map; the K elements that a loss reads alone behind the last
+layer's keys and values and in the head; attention of tags and regions over those of their picture, of text over its
+caption and picture (what a CPU computes, vivo/block_attention.py; a GPU computes more: padded rows, or windows). With
+D width, I feed-forward width, F region feature size, P word pieces that compete, n elements that look through S keys
+each:
 
     linear maps of a layer     2 n D (4 D + 2 I)        4 D: query, key, value, output; 2 I: in and out
       of the last layer        2 n D 2 D + 2 K D (2 D + 2 I)
-    attention of a layer       4 B L S D                scores and weighted sum
+    attention of a layer       4 n S D                  scores and weighted sum; of the last layer 4 K S D
     region projection          2 n_regions (F + 6) D
     head                       2 K D (D + P)
 
@@ -23,6 +24,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from vivo.data.collate import Batch
 from vivo.modeling import VivoConfig
@@ -91,41 +93,45 @@ class Work:
 
 def work_of(size: ModelSize, batch: Batch) -> Work:
     """The work of one training pass over `batch` (on the CPU; of vivo/data/collate.py, either kind)."""
-    tag_mask, region_mask = batch["tag_mask"], batch["region_mask"]
-    rows, regions = region_mask.shape
-    length = tag_mask.shape[1] + regions
-    n_regions = int(region_mask.sum())
-    n_context = int(tag_mask.sum()) + n_regions
+    n_regions = int(batch["region_mask"].sum())
+    context = batch["tag_mask"].sum(dim=1) + batch["region_mask"].sum(dim=1)  # of each picture
+    n_context = elements = int(context.sum())
     wanted = batch["target_ids"].shape[0]
     pieces = batch["competing"].shape[0] if "competing" in batch else size.V
-    elements = n_context
+    pairs = int(context.square().sum())
     flops = ONE_GRADIENT * 2.0 * n_regions * (size.F + 6) * size.D
     if "text_ids" in batch:
-        text_rows, text_length = batch["text_ids"].shape
-        places = batch.get("text_places")
-        n_text = text_rows * text_length if places is None else places.shape[0]
-        elements += n_text
-        flops += _layers(size, n_context, rows * length * length, None)
-        flops += _layers(size, n_text, text_rows * text_length * (length + text_length), wanted)
+        keys, places = _keys_of_text(batch, context)
+        elements += len(keys)
+        flops += _layers(size, n_context, pairs, 0, 0)
+        last = int(keys[torch.searchsorted(places, batch["target_index"])].sum())
+        flops += _layers(size, len(keys), int(keys.sum()), wanted, last)
     else:
-        windows = batch.get("window_rows")
-        pairs = rows * length * length if windows is None else windows.numel() * windows.shape[1]
-        flops += _layers(size, n_context, pairs, wanted)
+        last = int(context[batch["slot_index"] // max(batch["tag_mask"].shape[1], 1)].sum())
+        flops += _layers(size, n_context, pairs, wanted, last)
     flops += BOTH_GRADIENTS * 2.0 * wanted * size.D * size.D
     flops += (BOTH_GRADIENTS if size.word_embeddings_trained else ONE_GRADIENT) * 2.0 * wanted * size.D * pieces
     return Work(flops, elements)
 
 
-def _layers(size: ModelSize, n: int, pairs: int, wanted: int | None) -> float:
-    """Forward and backward of all layers over `n` elements; `pairs`: places that look x places that are seen.
+def _keys_of_text(batch: Batch, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the n real elements of text, int64 [n]: how many keys each looks through (its picture's `context`, int [B],
+    and its caption, which begins at position 0), and its place in the flattened [B * L]."""
+    positions = batch["text_positions"].flatten()
+    places = batch.get("text_places")
+    places = torch.arange(len(positions)) if places is None else places
+    first = (positions[places] == 0).nonzero()[:, 0]
+    lengths = torch.diff(first, append=first.new_tensor([len(places)]))
+    of_picture = context[places // max(batch["text_ids"].shape[1], 1)]
+    return of_picture + lengths.repeat_interleave(lengths), places
 
-    `wanted`: elements whose output the last layer computes; None: only its keys and values.
-    """
+
+def _layers(size: ModelSize, n: int, pairs: int, wanted: int, wanted_pairs: int) -> float:
+    """Forward and backward of all layers over `n` elements that look through `pairs` keys in all. The last layer
+    computes `wanted` of them, which look through `wanted_pairs`, beside the keys and values of all."""
     D, wide = size.D, 2.0 * size.D * (4 * size.D + 2 * size.I)
-    whole = size.layers - 1
-    forward = whole * (n * wide + 4.0 * pairs * D) + n * 4.0 * D * D
-    if wanted is not None:
-        forward += wanted * 2.0 * D * (2 * D + 2 * size.I) + 4.0 * pairs * D
+    forward = (size.layers - 1) * (n * wide + 4.0 * pairs * D) + n * 4.0 * D * D
+    forward += wanted * 2.0 * D * (2 * D + 2 * size.I) + 4.0 * wanted_pairs * D
     return BOTH_GRADIENTS * forward
 
 

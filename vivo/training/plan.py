@@ -63,10 +63,16 @@ class Plan:
         """Longest text of one picture in a batch of `kind`: caption tokens, and behind them the queries of `dense`."""
         if kind == "tags":
             return 0
-        most, data, masking = self.config.model.max_caption_tokens, self.config.data, self.config.masking
+        most, masking = self.config.model.max_caption_tokens, self.config.masking
         if self.config.objective == "scst":
-            return self.config.scst.samples * 2 * self.config.scst.max_tokens
-        return data.captions_per_picture * (2 * (most - 1) if masking.caption == "dense" else most)
+            return self.captions(kind) * 2 * self.config.scst.max_tokens
+        return self.captions(kind) * (2 * (most - 1) if masking.caption == "dense" else most)
+
+    def captions(self, kind: str) -> int:
+        """Texts of one picture in a batch of `kind`."""
+        if kind == "tags":
+            return 0
+        return self.config.scst.samples if self.config.objective == "scst" else self.config.data.captions_per_picture
 
     def targets(self, kind: str) -> int:
         """Most supervised tokens of one picture in a batch of `kind`."""

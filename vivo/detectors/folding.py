@@ -1,5 +1,8 @@
 """A convolutional network that computes the same with less work, in training too; its parameters keep their names.
 
+    fold(network, lambda network: network(noise))    # by convolutions that fold their norms at every pass
+    settle(network)                                  # for inference alone: plain ones, weights computed once
+
 * A batch norm whose statistics stay as they are (its `training` is False) is folded into the convolution before it at
   every pass: w' = w gamma / sigma. Weights, gamma and beta get their exact gradients through these small tensors, and
   no feature map is read and written once more for the norm.
@@ -36,17 +39,30 @@ class FoldedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, H', W']."""
+        weight, bias, padding = self._folded()
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    @torch.no_grad()
+    def settled(self) -> nn.Conv2d:
+        """A plain convolution that computes what this one does now."""
+        weight, bias, padding = self._folded()
+        size, channels = tuple(weight.shape[2:]), (self.in_channels, self.out_channels)
+        plain = nn.Conv2d(*channels, size, self.stride, padding, self.dilation, self.groups, device="meta")
+        plain.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        plain.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        return plain.train(self.training)
+
+    def _folded(self) -> tuple[Tensor, Tensor | None, tuple[int, ...] | str]:
+        """Weight, bias and padding of the convolution with all that it stands for."""
         weight, bias = self.weight, self.bias
         for norm in self.norm:
             if not norm.training:
-                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-                weight = weight * scale[:, None, None, None]
-                shift = norm.bias - norm.running_mean * scale
-                bias = shift if bias is None else shift + bias * scale
-        padding: tuple[int, ...] | str = self.padding
+                sigma = (norm.running_var + norm.eps).rsqrt()
+                weight = weight * (norm.weight * sigma)[:, None, None, None]
+                bias = ((0 if bias is None else bias) - norm.running_mean) * sigma * norm.weight + norm.bias
         if self.same:
-            weight, padding = F.pad(weight, (1, 0, 1, 0)), tuple(size // 2 for size in self.kernel_size)
-        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+            return F.pad(weight, (1, 0, 1, 0)), bias, tuple(size // 2 for size in self.kernel_size)
+        return weight, bias, self.padding
 
 
 class FoldedNorm(nn.BatchNorm2d):
@@ -72,20 +88,36 @@ def fold(network: nn.Module, output: Callable[[nn.Module], Tensor]) -> bool:
     Args:
         output: of a copy of the network on the CPU, on some input.
     """
+    if not any(isinstance(module, nn.BatchNorm2d | Conv2dSame) for module in network.modules()):
+        return False
     trial = copy.deepcopy(network).eval().cpu()  # a GPU's convolutions round to TF32 by default
     before = output(trial)
-    _fold(trial)
+    fold_neighbours(trial)
     try:
+        settle(trial)
         after = output(trial)
-    except RuntimeError:  # maps of another size somewhere in the middle
+    except (RuntimeError, AttributeError):  # maps of another size somewhere in the middle; a norm is asked for
         return False
-    if after.shape != before.shape or (after - before).abs().max() > TOLERANCE * before.abs().max():
+    if after.shape != before.shape or not (after - before).abs().max() <= TOLERANCE * before.abs().max():  # or NaN
         return False
-    _fold(network)
+    fold_neighbours(network)
     return True
 
 
-def _fold(module: nn.Module) -> None:
+def settle(module: nn.Module) -> None:
+    """Put plain convolutions for the folded ones, in place, and take their norms out (timm's leave an activation)."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, FoldedConv):
+            setattr(module, name, child.settled())
+        elif isinstance(child, FoldedNorm):
+            setattr(module, name, nn.Identity())
+        elif isinstance(child, FoldedNormAct):
+            setattr(module, name, child.act)  # its `drop` does nothing in evaluation mode
+        else:
+            settle(child)
+
+
+def fold_neighbours(module: nn.Module) -> None:
     """Exchange the classes of convolutions and norms, in the order of children. Not the modules themselves: their
     parameters, and all that refers to them, stay."""
     before: FoldedConv | None = None
@@ -100,5 +132,5 @@ def _fold(module: nn.Module) -> None:
             before.norm = (child,)
             child.__class__ = FoldedNormAct if type(child) is BatchNormAct2d else FoldedNorm
         else:
-            _fold(child)
+            fold_neighbours(child)
         before = None
