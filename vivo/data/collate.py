@@ -84,7 +84,7 @@ def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
     """
     positions, place = [], offset
     for pieces in tags:
-        positions.extend(range(place, place + len(pieces)))
+        positions += range(place, place + len(pieces))
         place += len(pieces) + 1
     return positions
 
