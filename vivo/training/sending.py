@@ -9,7 +9,7 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import DupFd
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,35 +31,47 @@ class Sending:
         return batch if get_worker_info() is None or not hasattr(os, "memfd_create") else Sent(batch)
 
 
+class _Place(NamedTuple):
+    """Where a tensor lies in the file: from the byte `start` on."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    start: int
+
+    def of(self, memory: Tensor) -> Tensor:
+        """The tensor, as a view of uint8 [bytes of the file]."""
+        stop = self.start + self.shape.numel() * self.dtype.itemsize
+        return memory[self.start : stop].view(self.dtype).view(self.shape)
+
+
 class Sent:
     """Pickled here once, it is unpickled there as the batch: the same keys in the same order, tensors as views."""
 
     def __init__(self, batch: Batch):
-        self._parts: list[tuple[str, Any]] = []  # (key, (dtype, shape, first byte) of a tensor, or what is none)
+        self._parts: dict[str, Any] = {}  # what is no tensor as it is
         self._file = os.memfd_create("batch")
         with open(self._file, "wb", closefd=False) as out:
             for key, value in batch.items():
                 if isinstance(value, Tensor):
-                    self._parts.append((key, (value.dtype, value.shape, out.tell())))
+                    self._parts[key] = _Place(value.dtype, value.shape, out.tell())
                     out.write(value.contiguous().flatten().view(torch.uint8).numpy())
                     out.seek(-out.tell() % _ALIGNED, os.SEEK_CUR)
                 else:
-                    self._parts.append((key, value))
+                    self._parts[key] = value
             out.truncate(max(out.tell(), _ALIGNED))  # nothing at all cannot be mapped
+
+    def close(self) -> None:
+        """Let the file go; one that is on its way stays."""
+        os.close(self._file)
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple]:
         handle = DupFd(self._file)
-        os.close(self._file)
+        self.close()
         return _received, (handle, self._parts)
 
 
-def _received(handle: Any, parts: list[tuple[str, Any]]) -> Batch:
+def _received(handle: Any, parts: dict[str, Any]) -> Batch:
     file = handle.detach()
-    memory = mmap.mmap(file, 0)
+    memory = torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8)
     os.close(file)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    return {key: _tensor(whole, *part) if isinstance(part, tuple) else part for key, part in parts}
-
-
-def _tensor(whole: Tensor, dtype: torch.dtype, shape: torch.Size, start: int) -> Tensor:
-    return whole[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+    return {key: part.of(memory) if isinstance(part, _Place) else part for key, part in parts.items()}
