@@ -1,6 +1,9 @@
 """Batches that loader processes send: what arrives is what was made, bit for bit."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,22 @@ def nothing(examples: list[int]) -> dict:
 def test_a_batch_without_a_byte_arrives():
     (sent,) = DataLoader(range(2), 2, collate_fn=Sending(nothing), num_workers=1)
     assert sent["empty"].shape == (2, 0)
+
+
+def test_a_container_with_little_shared_memory_is_enough():
+    """8 MB through a /dev/shm of 64 kB, where torch's own way has no space left."""
+    small = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*small, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    program = (
+        "import torch\n"
+        "from torch.utils.data import DataLoader\n"
+        "from vivo.training.sending import Sending\n"
+        "fives = Sending(lambda _: {'fives': torch.full((2, 1000, 1000), 5.0)})\n"
+        "print(*[int(batch['fives'].sum()) for batch in DataLoader(range(4), 2, collate_fn=fives, num_workers=1)])\n"
+    )
+    done = subprocess.run([*small, sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "10000000 10000000\n"), done.stderr
 
 
 def test_a_batch_that_was_sent_can_be_saved(tmp_path: Path):

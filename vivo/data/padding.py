@@ -8,10 +8,9 @@ from torch import Tensor
 def padded(rows: list[list], fill: int | bool) -> Tensor:
     """Rows of unequal length -> [B, longest]; no column at all where every row is empty."""
     longest = max(map(len, rows), default=0)
+    dtype = bool if isinstance(fill, bool) else np.int64
     # numpy reads lists more than twice as fast as torch
-    table = np.array(
-        [row + [fill] * (longest - len(row)) for row in rows], bool if isinstance(fill, bool) else np.int64
-    )
+    table = np.array([row + [fill] * (longest - len(row)) for row in rows], dtype)
     return torch.from_numpy(table.reshape(len(rows), longest))
 
 

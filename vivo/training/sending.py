@@ -1,8 +1,9 @@
 """A batch on its way from a loader process to the training process: one file in memory instead of one for each tensor.
 
 torch sends every tensor by itself: a file in /dev/shm, its descriptor over a socket, a mapping on both sides. Here all
-tensors of a batch are written behind one another into one anonymous file (Linux's memfd), which costs the loader
-process no page fault, the training process a single descriptor and mapping, and takes no room in /dev/shm.
+tensors of a batch are written behind one another into one anonymous file (memfd), which costs the loader process no
+page fault and the training process one descriptor and one mapping, and takes no room in /dev/shm, which a container
+has 64 MB of. Where the system has no such files (all but Linux), torch sends them.
 """
 
 import mmap
@@ -21,7 +22,7 @@ _ALIGNED = 64
 
 
 class Sending:
-    """A collator whose batches travel so where a loader process makes them; elsewhere it is the collator itself."""
+    """A collator whose batches travel so where a loader process makes them; in the training process nothing changes."""
 
     def __init__(self, collator: Callable[[Sequence[Any]], Batch]):
         self.collator = collator
