@@ -16,18 +16,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from vivo.data.collate import Batch
-
 _ALIGNED = 64
 
 
 class Sending:
     """A collator whose batches travel so where a loader process makes them; in the training process nothing changes."""
 
-    def __init__(self, collator: Callable[[Sequence[Any]], Batch]):
+    def __init__(self, collator: Callable[[Sequence[Any]], dict[str, Any]]):
         self.collator = collator
 
-    def __call__(self, examples: Sequence[Any]) -> "Batch | Sent":
+    def __call__(self, examples: Sequence[Any]) -> "dict[str, Any] | Sent":
         batch = self.collator(examples)
         return batch if get_worker_info() is None or not hasattr(os, "memfd_create") else Sent(batch)
 
@@ -48,7 +46,7 @@ class _Place(NamedTuple):
 class Sent:
     """Pickled here once, it is unpickled there as the batch: the same keys in the same order, tensors as views."""
 
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: dict[str, Any]):
         self._parts: dict[str, Any] = {}  # what is no tensor as it is
         self._file = os.memfd_create("batch")
         with open(self._file, "wb", closefd=False) as out:
@@ -65,13 +63,13 @@ class Sent:
         """Let the file go; one that is on its way stays."""
         os.close(self._file)
 
-    def __reduce__(self) -> tuple[Callable[..., Batch], tuple]:
+    def __reduce__(self) -> tuple[Callable[..., dict[str, Any]], tuple]:
         handle = DupFd(self._file)
         self.close()
         return _received, (handle, self._parts)
 
 
-def _received(handle: Any, parts: dict[str, Any]) -> Batch:
+def _received(handle: Any, parts: dict[str, Any]) -> dict[str, Any]:
     file = handle.detach()
     memory = torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8)
     os.close(file)
