@@ -6,14 +6,16 @@
 
 A made-up store of pictures with 50 regions of 2,048 numbers (the paper's), 15 tags each. Measured are
 
-    read       store[id] and a copy of its features, random order, from the page cache
+    read       store[id] and a copy of its features, which is let go at once; random order, from the page cache
     cold       the same after the kernel was told to forget the files (wall time: what the disk delivers)
     collate    TagCollator on pictures that were read: tags, masks, padding
+    work       both as a loader process does them, batch by batch, without that copy: reading gives views
+    send       what it then spends on a batch that leaves it (vivo/training/sending.py)
     receive    what the training process spends on a batch that a loader process made and sent
     loader     the whole, through torch.utils.data.DataLoader with worker processes (wall time)
 
-Costs of read, collate and receive are CPU time, which does not grow much because somebody else uses the machine; the
-best of several turns counts. Rates of cold and loader are wall time and depend on what else runs.
+All costs but cold and loader are CPU time, which does not grow much because somebody else uses the machine; the best of
+several turns counts. Rates of cold and loader are wall time and depend on what else runs.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from vivo.data.sampler import StepBatches
 from vivo.data.tag_source import TagSource
 from vivo.data.text import load_tokenizer
 from vivo.data.types import Regions, TagExample
+from vivo.training.sending import Sending, Sent
 from vivo.weights import bert_folder
 
 REGIONS, FEATURES, TAGS = 50, 2048, 15
@@ -92,7 +95,12 @@ def measure(folder: Path, pictures: int, batch: int, workers: int) -> dict[str, 
     for image_id in order:
         cold[image_id].features.copy()
     found["cold_rate"] = pictures / (time.perf_counter() - start)
-    found["read_seconds"] = best_cpu_seconds(lambda: [store[i].features.copy() for i in order], pictures)
+
+    def read() -> None:
+        for image_id in order:
+            store[image_id].features.copy()
+
+    found["read_seconds"] = best_cpu_seconds(read, pictures)
 
     tokenizer = load_tokenizer(bert_folder("minilm"))
     vocabulary = tokenizer.get_vocab()
@@ -105,9 +113,17 @@ def measure(folder: Path, pictures: int, batch: int, workers: int) -> dict[str, 
     collator(chosen)  # the word pieces of the tags are remembered from here on
     found["collate_seconds"] = best_cpu_seconds(lambda: collator(chosen), len(chosen))
 
+    def work() -> None:
+        for first in range(0, pictures, batch):
+            collator([data[0, int(image_id)] for image_id in order[first : first + batch]])
+
+    found["work_seconds"] = best_cpu_seconds(work, pictures)
+    made = collator(chosen)
+    found["send_seconds"] = best_cpu_seconds(lambda: Sent(made).close(), len(chosen))
+
     steps = max(8, 1024 // batch)
     sampler = StepBatches(pictures, batch, 0, 0, steps)
-    loader = iter(DataLoader(data, batch_sampler=sampler, collate_fn=collator, num_workers=workers))
+    loader = iter(DataLoader(data, batch_sampler=sampler, collate_fn=Sending(collator), num_workers=workers))
     for _ in range(2):  # the processes start
         next(loader)
     start, busy = time.perf_counter(), time.process_time()
@@ -132,7 +148,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         found = measure(folder, arguments.pictures, arguments.batch, arguments.workers)
     print(f"{arguments.pictures} pictures of {REGIONS} x {FEATURES}, {found['picture_bytes'] / 1e3:.1f} kB each")
-    for name in ("read", "collate", "receive"):
+    for name in ("read", "collate", "work", "send", "receive"):
         if f"{name}_seconds" in found:
             cost = found[f"{name}_seconds"]
             print(f"    {name:<8} {cost * 1e3:7.3f} ms of CPU a picture   {1 / cost:9,.0f} pictures/s of a core")

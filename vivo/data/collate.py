@@ -59,10 +59,16 @@ class Limits:
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
-def box_positions(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """float32 [R, 4] pixels -> float32 [R, 6]: x1/W, y1/H, x2/W, y2/H, (x2-x1)/W, (y2-y1)/H."""
-    scaled = boxes / np.array([width, height, width, height], dtype=np.float32)
-    return np.concatenate([scaled, scaled[:, 2:] - scaled[:, :2]], axis=1).astype(np.float32)
+def box_positions(boxes: np.ndarray, width: int | np.ndarray, height: int | np.ndarray) -> np.ndarray:
+    """float32 [..., R, 4] pixels -> float32 [..., R, 6]: x1/W, y1/H, x2/W, y2/H, (x2-x1)/W, (y2-y1)/H.
+
+    Args:
+        width, height: of one picture, or float32 [...] of several.
+    """
+    width, height = (np.asarray(size, dtype=np.float32)[..., None] for size in (width, height))
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)  # one by one: numpy is slow over a last axis of 4
+    x1, y1, x2, y2 = x1 / width, y1 / height, x2 / width, y2 / height
+    return np.stack([x1, y1, x2, y2, x2 - x1, y2 - y1], axis=-1, dtype=np.float32)
 
 
 def detected_tags(regions: Regions, repeats: bool = False) -> list[str]:
@@ -77,11 +83,8 @@ def tag_positions(tags: Sequence[tuple[int, ...]], offset: int) -> list[int]:
     A gap of one position stands between tags: the pieces of a tag are neighbours, so the model can
     see where a masked tag of two pieces ends and the next begins, without any extra token.
     """
-    positions, place = [], offset
-    for pieces in tags:
-        positions.extend(range(place, place + len(pieces)))
-        place += len(pieces) + 1
-    return positions
+    gaps = [number for number, pieces in enumerate(tags, offset) for _ in pieces]
+    return [place + gap for place, gap in enumerate(gaps)]
 
 
 def _ends(tags: Sequence[tuple[int, ...]]) -> list[int]:
@@ -136,14 +139,16 @@ class _Collator:
         ]
         most = min(self.limits.max_regions, max(len(r.labels) for r in regions))
         kind = np.result_type(*{r.features.dtype for r in regions})
-        features = np.zeros((len(regions), most, regions[0].features.shape[1]), dtype=kind)
-        boxes = np.zeros((len(regions), most, 6), dtype=np.float32)
+        features = np.empty((len(regions), most, regions[0].features.shape[1]), dtype=kind)
+        boxes = np.zeros((len(regions), most, 4), dtype=np.float32)
         present = np.zeros((len(regions), most), dtype=bool)
         for row, region in enumerate(regions):
             count = min(most, len(region.labels))
             features[row, :count] = region.features[:count]
-            boxes[row, :count] = box_positions(region.boxes[:count], region.width, region.height)
+            features[row, count:] = 0
+            boxes[row, :count] = region.boxes[:count]
             present[row, :count] = True
+        sizes = np.array([(region.width, region.height) for region in regions], dtype=np.float32)
         batch: Batch = (
             {} if words is None else {"tag_words": padded([[p < offset for p in row] for row in places], False)}
         )
@@ -152,7 +157,7 @@ class _Collator:
             "tag_positions": padded(places, self.limits.tag_position_offset),
             "tag_mask": lengths_mask(ids),
             "region_features": torch.from_numpy(features),
-            "region_positions": torch.from_numpy(boxes),
+            "region_positions": torch.from_numpy(box_positions(boxes, sizes[:, 0], sizes[:, 1])),
             "region_mask": torch.from_numpy(present),
         }
 
@@ -189,7 +194,8 @@ class TagCollator(_Collator):
         as_words = self.limits.tag_slots == "caption"
         for epoch, image_id, names, hints, _ in examples:
             generator = example_generator(self.seed, epoch, image_id, "tags")
-            kept = self.pieces.cut([names[i] for i in generator.permutation(len(names))], self.limits.max_tag_tokens)
+            order = generator.permutation(len(names)).tolist()
+            kept = self.pieces.cut([names[i] for i in order], self.limits.max_tag_tokens)
             if as_words:
                 kept = kept[: sum(p < self.limits.max_caption_tokens for p in _ends(kept))]
             words.append(len(kept))
@@ -197,7 +203,7 @@ class TagCollator(_Collator):
             masked = mask_tags(len(kept), share, self.at_most, generator)
             asked = next_pieces(masked, [len(pieces) for pieces in kept], self.next_piece, generator).tolist()
             tags.append([pieces[: n + 1] if n >= 0 else pieces for pieces, n in zip(kept, asked, strict=True)])
-            first.append([max(n, 0) if m else None for n, m in zip(asked, masked, strict=True)])
+            first.append([max(n, 0) if m else None for n, m in zip(asked, masked.tolist(), strict=True)])
             if hints:
                 self._mix_in(hints, tags[-1], first[-1], example_generator(self.seed, epoch, image_id, "hints"))
         batch = self._context(tags, [regions for *_, regions in examples], words if as_words else None)
@@ -251,13 +257,13 @@ class TagCollator(_Collator):
         tag_ids.view(-1)[slot_index] = self.tokenizer.mask_token_id
         size = max((len(g) for g in groups), default=0)
         length = max((len(g[0]) for g in groups), default=0)
-        group_slots = torch.full((len(groups), size, length), -1, dtype=torch.int64)
+        group_slots = np.full((len(groups), size, length), -1, dtype=np.int64)
         for row, group in enumerate(groups):
-            group_slots[row, : len(group), : len(group[0])] = torch.tensor(group)
+            group_slots[row, : len(group), : len(group[0])] = group
         return {
             "slot_index": slot_index,
             "target_ids": torch.tensor(targets, dtype=torch.int64),
-            "group_slots": group_slots,
+            "group_slots": torch.from_numpy(group_slots),
             "group_size": torch.tensor([len(g) for g in groups], dtype=torch.int64),
             "matchable": torch.tensor(matchable),
         }

@@ -121,12 +121,13 @@ class RegionStore:
     def _shard(self):
         return lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
-    def _open_shard(self, number: int) -> pa.RecordBatchFileReader:
+    def _open_shard(self, number: int) -> tuple[pa.RecordBatchFileReader, Path]:
         shard = self.manifest["shards"][number]
-        reader = open_mapped(self.path / shard["name"], shard["bytes"], schema_of(self.feature_size))
+        file = self.path / shard["name"]
+        reader = open_mapped(file, shard["bytes"], schema_of(self.feature_size))
         if reader.num_record_batches != shard["pictures"]:
-            raise UserError(f"{self.path / shard['name']}: not the number of pictures that the manifest names")
-        return reader
+            raise UserError(f"{file}: not the number of pictures that the manifest names")
+        return reader, file
 
     @property
     def image_ids(self) -> ImageIds:
@@ -189,7 +190,8 @@ class RegionStore:
             MissingPicture: (a UserError and a KeyError) the store has no such picture.
         """
         shard, row = self._place(image_id)
-        return regions_of(read_batch(self._shard(shard), row, self.path / self.manifest["shards"][shard]["name"]))
+        reader, file = self._shard(shard)
+        return regions_of(read_batch(reader, row, file))
 
     def sample_features(self, image_ids: Sequence[str], most: int = 1000) -> np.ndarray:
         """Feature rows of `most` of these pictures, evenly spread, for statistics: float32 [rows, feature_size].
@@ -244,7 +246,7 @@ class RegionStore:
         ids, hashes, positions, _ = self._index
         # The key must be uint64 too: beside a Python int numpy would convert (and so load) the whole column.
         key = np.uint64(hash_of(image_id))
-        place = int(np.searchsorted(hashes, key))
+        place = int(hashes.searchsorted(key))
         while place < len(hashes) and hashes[place] == key:
             if ids[int(positions[place])] == image_id:
                 return int(positions[place])
@@ -264,7 +266,7 @@ class RegionStore:
             problems += [file_problem] if file_problem else []
             regions = 0
             try:
-                reader = self._shard(number)
+                reader, _ = self._shard(number)
             except UserError as error:
                 problems += [] if file_problem else [str(error)]
                 continue

@@ -76,16 +76,19 @@ class TagPieces:
 
     def cut(self, tags: Sequence[str], most: int) -> list[tuple[int, ...]]:
         """Pieces of the first tags that fit into `most` tokens together; a tag is never split."""
-        return [self(tag) for tag in self.fitting(tags, most)]
+        return [pieces for _, pieces in self._fitting(tags, most)]
 
     def fitting(self, tags: Sequence[str], most: int) -> list[str]:
         """The tags whose pieces `cut` gives."""
-        kept, used = [], 0
+        return [tag for tag, _ in self._fitting(tags, most)]
+
+    def _fitting(self, tags: Sequence[str], most: int) -> list[tuple[str, tuple[int, ...]]]:
+        kept, room = [], most
         for tag in tags:
             pieces = self(tag)
-            if pieces and used + len(pieces) <= most:
-                kept.append(tag)
-                used += len(pieces)
+            if 0 < len(pieces) <= room:
+                kept.append((tag, pieces))
+                room -= len(pieces)
         return kept
 
 

@@ -15,7 +15,8 @@ GB = 1e9
 # A BERT-base checkpoint with its optimizer is 1.7 GB (docs/scaling.md), and one is written before the old one goes.
 LEAST_DISK, GOOD_DISK = 1 * GB, 10 * GB
 LEAST_TEMPORARY = 0.5 * GB
-# Docker gives 64 MB. A loader process passes batches of tens of megabytes through it, two at a time.
+# Docker gives 64 MB. NCCL passes through it what GPUs without a direct way send one another; batches of loader
+# processes take another way (vivo/training/sending.py).
 GOOD_SHARED_MEMORY = 1 * GB
 # A RegionStore closes the files that it maps; loader processes and W&B want some hundred descriptors.
 LEAST_FILES, GOOD_FILES = 256, 1024
@@ -106,7 +107,7 @@ def check_temporary() -> Finding:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
-    """Room for the batches of `data.workers`."""
+    """Room for what the processes of one node exchange."""
     if not folder.is_dir():
         return ok("shared memory", "no /dev/shm on this system")
     usage = shutil.disk_usage(folder)
@@ -115,7 +116,7 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
         return warning(
             "shared memory",
             found,
-            "docker run --shm-size=8g (or --ipc=host); until then data.workers=0, or loaders die of a bus error",
+            "docker run --shm-size=8g (or --ipc=host), or NCCL may fail between the GPUs of this node",
         )
     return ok("shared memory", found)
 

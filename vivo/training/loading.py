@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from vivo.data.collate import Batch
 from vivo.data.sampler import StepBatches
 from vivo.training.interruption import SIGNALS
+from vivo.training.sending import Sending
 
 
 def micro_batches(
@@ -22,7 +23,7 @@ def micro_batches(
         DataLoader(
             data,
             batch_sampler=sampler,
-            collate_fn=collator,
+            collate_fn=Sending(collator),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=False,
