@@ -10,6 +10,11 @@ from vivo.cached_step import CachedStep
 from vivo.few_rows import FEWEST, MOST, Linear
 
 
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch):
+    monkeypatch.setattr(vivo.few_rows, "LARGE", 24 * 7)
+
+
 @pytest.fixture
 def threads():
     before = torch.get_num_threads()
@@ -34,6 +39,7 @@ def test_what_is_not_plain_float32_without_gradients_goes_the_usual_way():
     linear, x = Linear(24, 16), torch.randn(10, 24)
     assert linear(x).is_contiguous() and linear(x).requires_grad
     with torch.no_grad():
+        assert not linear(x).is_contiguous() and Linear(24, 6)(x).is_contiguous()  # large and small weights
         assert linear(x.view(2, 5, 24)).is_contiguous()
         with torch.autocast("cpu", torch.bfloat16):
             assert linear(x).is_contiguous() and linear(x).dtype == torch.bfloat16

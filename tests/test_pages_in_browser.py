@@ -237,7 +237,9 @@ def test_worst_and_best_stand_above_and_open(tab: Tab, page: Path) -> None:
     tab.click(".strip .card .frame")
     assert tab.text("#view-title") == f"Picture {order[0]}"
     tab.click("#view-close")
+    tab.until("!document.querySelector('dialog[open]')")
     tab.click("details summary")
+    tab.until("document.querySelector('[data-object=fox]').getBoundingClientRect().height > 0")
     tab.click("[data-object=fox]")
     assert count(tab) == "20 of 60 pictures" and focused(tab) == ids(tab)[0]
 

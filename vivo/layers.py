@@ -115,7 +115,7 @@ class Layer(nn.Module):
         self.heads = config.num_attention_heads
         self.attention_dropout = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(width, 3 * width)
-        self.attention_output = Linear(width, width)
+        self.attention_output = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
         self.feed_forward_in = Linear(width, config.intermediate_size)
         self.feed_forward_out = Linear(config.intermediate_size, width)
