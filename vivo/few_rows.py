@@ -32,6 +32,8 @@ class Linear(nn.Linear):
         return torch.baddbmm(self.bias.view(blocks, -1, 1), weights, columns).flatten(0, 1).t()
 
     def _few(self, x: Tensor) -> bool:
+        if torch.compiler.is_compiling() or self.bias is None:
+            return False
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.dim() != 2 or not FEWEST <= x.shape[0] <= MOST:
             return False
         if self.weight.numel() < LARGE:

@@ -19,9 +19,9 @@ Makes its own data; ours and rival's by turns, `--repeats` times, the ratio is t
     loader          what reads and collates for one H100, from what a core does here
     scoring         4,500 pictures x 10 references against pycocoevalcap with Java
 
-No other work may run meanwhile. On two cores it takes some 20 minutes (reckoned from FLOPs).
-The limit of a row: FLOPs over the measured rate of products, or bytes over that of copies. Results:
-tests/benchmarks/results.py; the sections: cpu_training.py, cpu_inference.py, cpu_data.py.
+No other work may run meanwhile. On two cores it takes some 20 minutes.
+The limit of a row: FLOPs over the rate of products, or bytes over that of copies, measured before each section.
+Results: tests/benchmarks/results.py; the sections: cpu_training.py, cpu_inference.py, cpu_data.py.
 """
 
 import argparse
@@ -71,6 +71,8 @@ def main() -> None:
     bench = Bench(results, arguments.repeats, arguments.tiny)
     for section in SECTIONS:
         if not arguments.only or section.__name__ in arguments.only:
+            if section is not limits:
+                limits(bench)
             results.run(section.__name__, lambda _, s=section: s(bench), 3600)
     print("\n" + results.table())
     results.write()

@@ -1,8 +1,9 @@
 """Training steps to be timed, on a CPU or a GPU: made-up batches, vivo's update, and the rival's.
 
-Batches come from the project's own collators. The rival is what one writes on top of transformers: `BertModel` (its
-fastest attention) on sequences that are padded to a common length, regions through a linear map into `inputs_embeds`,
-masked positions gathered before the MLM head, the tags of each picture matched by SciPy in a loop, the same optimizer.
+Batches come from the project's own collators. The rival is what one writes on top of transformers: `BertModel` (with
+its fastest attention: plain products on a CPU, PyTorch's fused kernels on a GPU) on sequences that are padded to a
+common length, regions through a linear map into `inputs_embeds`, masked positions gathered before the MLM head, the
+tags of each picture matched by SciPy in a loop, the same optimizer.
 Same weights' shapes, same dropout, same precision.
 """
 
@@ -221,15 +222,16 @@ class Ours:
 class RivalBert(nn.Module):
     """transformers' BertModel over [tags ; regions], or [caption ; tags ; regions], and BERT's MLM head."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, attention: str):
         super().__init__()
+        self.additive = attention == "eager"  # which adds its mask
         config = BertConfig(
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             intermediate_size=shape.inner,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
         )
         self.bert = BertModel(config, add_pooling_layer=False)
         self.regions = nn.Linear(shape.features + 6, shape.width)
@@ -246,7 +248,11 @@ class RivalBert(nn.Module):
         x = torch.cat([text, self.regions(told).to(text.dtype)], dim=1)
         x = embeddings.dropout(x)
         mask = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
-        hidden = self.bert.encoder(x, attention_mask=mask.expand(-1, 1, x.shape[1], -1)).last_hidden_state
+        if self.additive:
+            mask = torch.zeros(mask.shape, device=x.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
+        else:
+            mask = mask.expand(-1, 1, x.shape[1], -1)
+        hidden = self.bert.encoder(x, attention_mask=mask).last_hidden_state
         return self.head(hidden.flatten(0, 1)[wanted])
 
 
@@ -259,7 +265,9 @@ class Rival:
     """
 
     def __init__(self, shape: Shape, half: bool, loss: Callable[[Tensor, Batch], Tensor], device: torch.device):
-        self.model, self.half, self.loss = RivalBert(shape).to(device).train(), half, loss
+        # with dropout of attention PyTorch's own attention falls back to slower plain products on a CPU
+        bert = RivalBert(shape, "eager" if device.type == "cpu" else "sdpa")
+        self.model, self.half, self.loss = bert.to(device).train(), half, loss
         self.trained = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5, fused=True)
         self.device = device

@@ -18,7 +18,7 @@ from vivo.progress import size_text
 _SAMPLE = 8
 """Pictures that are detected once more to estimate the size, at most: a second on a CPU."""
 _SHARE = 16
-"""Of so many pictures one is, at most: eight of 24 took a quarter of the whole run."""
+"""Of so many pictures (rounded up) one is: eight of 24 took a quarter of the whole run."""
 _RECORD_BYTES = 900
 """What Arrow and the index take for a picture beside its regions (measured: 874 to 878)."""
 _LINE_SECONDS = 30.0

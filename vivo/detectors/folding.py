@@ -128,7 +128,7 @@ def fold_neighbours(module: nn.Module) -> None:
                 child.__class__, child.norm, child.same = FoldedConv, (), same
                 before = child
                 continue
-        elif type(child) in (nn.BatchNorm2d, BatchNormAct2d) and before is not None and child.affine:
+        elif type(child) in (nn.BatchNorm2d, BatchNormAct2d) and before and child.affine and child.track_running_stats:
             before.norm = (child,)
             child.__class__ = FoldedNormAct if type(child) is BatchNormAct2d else FoldedNorm
         else:

@@ -27,7 +27,12 @@ class Sending:
 
     def __call__(self, examples: Sequence[Any]) -> "dict[str, Any] | Sent":
         batch = self.collator(examples)
-        return batch if get_worker_info() is None or not hasattr(os, "memfd_create") else Sent(batch)
+        if get_worker_info() is None or not hasattr(os, "memfd_create"):
+            return batch
+        try:
+            return Sent(batch)
+        except OSError:  # the system forbids it
+            return batch
 
 
 class _Place(NamedTuple):
@@ -37,10 +42,12 @@ class _Place(NamedTuple):
     shape: torch.Size
     start: int
 
-    def of(self, memory: Tensor) -> Tensor:
-        """The tensor, as a view of uint8 [bytes of the file]."""
-        stop = self.start + self.shape.numel() * self.dtype.itemsize
-        return memory[self.start : stop].view(self.dtype).view(self.shape)
+    def of(self, memory: mmap.mmap) -> Tensor:
+        """The tensor, over the file's memory; each has a storage of its own, as `torch.save` wants it."""
+        count = self.shape.numel()
+        if not count:
+            return torch.empty(self.shape, dtype=self.dtype)
+        return torch.frombuffer(memory, dtype=self.dtype, count=count, offset=self.start).view(self.shape)
 
 
 class Sent:
@@ -71,6 +78,6 @@ class Sent:
 
 def _received(handle: Any, parts: dict[str, Any]) -> dict[str, Any]:
     file = handle.detach()
-    memory = torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8)
+    memory = mmap.mmap(file, 0)
     os.close(file)
     return {key: part.of(memory) if isinstance(part, _Place) else part for key, part in parts.items()}
