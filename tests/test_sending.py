@@ -136,3 +136,18 @@ def test_a_batch_that_was_sent_can_be_saved(tmp_path: Path):
     save_batch(tmp_path / "batch.safetensors", sent)
     saved = load_batch(tmp_path / "batch.safetensors")
     assert saved.keys() == sent.keys() and same(sent, {key: saved[key] for key in sent})
+    torch.save(sent, tmp_path / "batch.pt")
+    assert same(sent, torch.load(tmp_path / "batch.pt"))
+
+
+def forbidden(name: str) -> int:
+    raise PermissionError(f"{name}: not here")
+
+
+def test_where_such_files_are_forbidden_torch_sends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "memfd_create", forbidden)  # a loader process is a fork of this one
+    (sent,) = DataLoader(range(2), 2, collate_fn=Sending(odd), num_workers=1)
+    assert sent.pop("worker") != os.getpid()
+    made = odd([])
+    assert made.pop("worker") == os.getpid() and list(sent) == list(made)
+    assert all(torch.equal(sent[key], value) for key, value in made.items() if isinstance(value, torch.Tensor))

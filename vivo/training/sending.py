@@ -56,6 +56,13 @@ class Sent:
     def __init__(self, batch: dict[str, Any]):
         self._parts: dict[str, Any] = {}  # what is no tensor as it is
         self._file = os.memfd_create("batch")
+        try:
+            self._write(batch)
+        except OSError:
+            self.close()
+            raise
+
+    def _write(self, batch: dict[str, Any]) -> None:
         with open(self._file, "wb", closefd=False) as out:
             for key, value in batch.items():
                 if isinstance(value, Tensor):
