@@ -15,6 +15,7 @@ n packed elements, m queries, c packed elements of the context, D width, N heads
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class Block:
     context: slice
     bias: Tensor | None = None
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """Queries, and keys that they look through."""
         queries, *keys = (stretch.stop - stretch.start for stretch in (self.queries, self.own, self.context))
@@ -54,7 +55,7 @@ class Blocks:
 
     all: Sequence[Block]
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         """Of a query and a key that it looks through."""
         return sum(queries * keys for queries, keys in (block.shape for block in self.all))

@@ -17,7 +17,6 @@ from vivo.block_attention import BlockPass, Blocks, context_blocks, text_blocks
 if TYPE_CHECKING:
     from vivo.modeling import VivoModel
 
-CONTEXT = ("tag_ids", "tag_positions", "tag_mask", "region_features", "region_positions", "region_mask")
 KeysAndValues = tuple[Tensor, Tensor]
 
 
@@ -25,7 +24,7 @@ def hidden_of_tags(model: "VivoModel", batch: Mapping[str, Tensor], slots: Tenso
     """Tags and regions, which see each other.
 
     Args:
-        batch: see `_VivoWithHead.encode_context`. slots: int64 [K], places in the flattened [B * (T + R)].
+        batch: see `VivoModel.encode_context`. slots: int64 [K], places in the flattened [B * (T + R)].
 
     Returns:
         [K, D], their last layer's output.
@@ -57,7 +56,7 @@ def hidden_of_text(model: "VivoModel", batch: Mapping[str, Tensor], targets: Ten
 def _context(model: "VivoModel", batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[int]]:
     """Tags and regions packed picture by picture [n, D], their places in the flattened [B * (T + R)], and how many of
     each picture."""
-    x, packing = model.embed_context(*(batch[name] for name in CONTEXT), batch.get("tag_words"))
+    x, packing = model.embed_context(batch)
     places, order = packing.places.sort()
     lengths = batch["tag_mask"].sum(dim=1) + batch["region_mask"].sum(dim=1)
     return x.index_select(0, order), places, lengths.tolist()

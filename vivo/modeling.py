@@ -19,7 +19,7 @@ the work of a training step. Both are exact.
     n real elements of a padded [B, S] or [B, L], K wanted ones
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -103,35 +103,24 @@ class VivoModel(VivoPreTrainedModel):
         self.post_init()
 
     def encode_context(
-        self,
-        tag_ids: Tensor,
-        tag_positions: Tensor,
-        tag_mask: Tensor,
-        region_features: Tensor,
-        region_positions: Tensor,
-        region_mask: Tensor,
-        wanted: Tensor | None = None,
-        tag_words: Tensor | None = None,
-        windows: Windows | None = None,
+        self, batch: Mapping[str, Tensor], wanted: Tensor | None = None, windows: Windows | None = None
     ) -> Context:
         """Tags and regions, which see each other in both directions and nothing else.
 
         Args:
-            tag_ids: int [B, T], T may be 0. tag_positions: int [B, T], from tag_position_offset on.
-            tag_mask: bool [B, T], False for padding.
-            region_features: [B, R, F]. region_positions: [B, R, 6]. region_mask: bool [B, R].
+            batch: CONTEXT_KEYS: tag_ids int [B, T], T may be 0; tag_positions int [B, T], from tag_position_offset on;
+                tag_mask bool [B, T], False for padding; region_features [B, R, F]; region_positions [B, R, 6];
+                region_mask bool [B, R]; if there, tag_words bool [B, T], True for those with the segment of captions.
             wanted: int [K], places in the flattened [B * S] whose output is needed; None for all. With none
                 (K = 0) the context is there to be read by text.
-            tag_words: bool [B, T], True for those with the segment of captions; None for none of them.
             windows: of this batch: the layers run on windows instead of pictures. Needs `wanted`; no text can read
                 such a context.
 
         Returns:
             Context; rows of `hidden` are the T tags, then the R regions, or the K wanted ones.
         """
-        given = (tag_ids, tag_positions, tag_mask, region_features, region_positions, region_mask)
-        x, packing = self.embed_context(*given, tag_words, windows)
-        mask = torch.cat([tag_mask, region_mask], dim=1)
+        x, packing = self.embed_context(batch, windows)
+        mask = torch.cat([batch["tag_mask"], batch["region_mask"]], dim=1)
         x = self._narrowed(x)
         if windows is None:
             with self._kernel(x, self.compiled):
@@ -146,29 +135,19 @@ class VivoModel(VivoPreTrainedModel):
             x, keys, values = self._layers(x, packing, mutual, None, wanted, first)
         return Context(x, keys, values, mask)
 
-    def embed_context(
-        self,
-        tag_ids: Tensor,
-        tag_positions: Tensor,
-        tag_mask: Tensor,
-        region_features: Tensor,
-        region_positions: Tensor,
-        region_mask: Tensor,
-        tag_words: Tensor | None = None,
-        windows: Windows | None = None,
-    ) -> tuple[Tensor, Packing]:
-        """What the first layer reads, arguments as of `encode_context`: all tags, then all regions [n, D], and their
-        places in the rows [B, T + R]."""
-        rows, tags = tag_ids.shape
-        regions = region_mask.shape[1]
+    def embed_context(self, batch: Mapping[str, Tensor], windows: Windows | None = None) -> tuple[Tensor, Packing]:
+        """What the first layer reads, of the batch that `encode_context` takes: all tags, then all regions [n, D], and
+        their places in the rows [B, T + R]."""
+        tag_mask, region_mask = batch["tag_mask"], batch["region_mask"]
+        (rows, tags), regions = tag_mask.shape, region_mask.shape[1]
         tag_places = true_places(tag_mask) if windows is None else windows.tag_places
         region_places = true_places(region_mask) if windows is None else windows.region_places
         of_tags, of_regions = Packing(rows, tags, tag_places), Packing(rows, regions, region_places)
-        seen = self.regions(of_regions.pack(region_features), of_regions.pack(region_positions))
+        seen = self.regions(of_regions.pack(batch["region_features"]), of_regions.pack(batch["region_positions"]))
         segment: int | Tensor = self.config.tag_segment
-        if tag_words is not None:
-            segment = torch.where(of_tags.pack(tag_words), CAPTION_SEGMENT, segment)
-        told = self.embeddings(of_tags.pack(tag_ids), of_tags.pack(tag_positions), segment)
+        if (words := batch.get("tag_words")) is not None:
+            segment = torch.where(of_tags.pack(words), CAPTION_SEGMENT, segment)
+        told = self.embeddings(of_tags.pack(batch["tag_ids"]), of_tags.pack(batch["tag_positions"]), segment)
         x = torch.cat([told.to(seen.dtype), seen])
         size = tags + regions
         places = [context_places(tag_places, tags, size), context_places(region_places, regions, size, tags)]
@@ -317,18 +296,8 @@ class _VivoWithHead(VivoPreTrainedModel):
     def encode_context(
         self, batch: dict[str, Tensor], wanted: Tensor | None = None, windows: Windows | None = None
     ) -> Context:
-        """`VivoModel.encode_context` from the keys of a batch (data/collate.py)."""
-        return self.vivo.encode_context(
-            batch["tag_ids"],
-            batch["tag_positions"],
-            batch["tag_mask"],
-            batch["region_features"],
-            batch["region_positions"],
-            batch["region_mask"],
-            wanted,
-            batch.get("tag_words"),
-            windows,
-        )
+        """See `VivoModel.encode_context`."""
+        return self.vivo.encode_context(batch, wanted, windows)
 
     def tag_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits at masked tag slots only.

@@ -24,7 +24,7 @@ from vivo.data.collate import Batch, CaptionCollator, Limits, TagCollator
 from vivo.data.types import Regions
 from vivo.losses import caption_loss, tag_set_loss
 from vivo.modeling import VivoConfig, VivoForCaptioning, VivoForTagPretraining
-from vivo.training.flops import BOTH_GRADIENTS, ONE_GRADIENT, ModelSize
+from vivo.training.flops import ModelSize, work_of
 from vivo.training.gradients import Loss, accumulate
 
 CLIP = 10.0
@@ -156,31 +156,8 @@ def text_loss(output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
 
 
 def useful_flops(shape: Shape, batch: Batch) -> float:
-    """FLOPs of one update (forward and backward) that padding has no part in.
-
-    As `vivo.training.flops` counts, but attention over the real elements of each picture alone: a [MASK] query sees
-    the context, the true tokens before it and itself.
-    """
-    size = ModelSize.of(shape.config(), word_embeddings_trained=True)
-    wide, D = 2.0 * size.D * (4 * size.D + 2 * size.I), size.D
-    tags, regions = (batch[name].sum(dim=1).double() for name in ("tag_mask", "region_mask"))
-    context, n_context = tags + regions, float((tags + regions).sum())
-    wanted = float(batch["target_ids"].shape[0])
-    pairs = float(context.square().sum())
-    last = wanted * 2.0 * D * (2 * D + 2 * size.I)
-    if "text_ids" in batch:
-        n_text = float(batch["text_places"].shape[0])
-        real = batch["text_mask"].new_zeros(batch["text_ids"].numel()).index_fill(0, batch["text_places"], True)
-        real = real.view(batch["text_ids"].shape)
-        text_pairs = float((batch["text_mask"].sum(dim=2) * real).sum() + (real.sum(dim=1) * context).sum())
-        forward = (size.layers - 1) * ((n_context + n_text) * wide + 4.0 * (pairs + text_pairs) * D)
-        forward += (n_context + n_text) * 4.0 * D * D + last + 4.0 * text_pairs * D
-    else:
-        forward = (size.layers - 1) * (n_context * wide + 4.0 * pairs * D)
-        seen = context[batch["slot_index"] // batch["tag_mask"].shape[1]].sum()  # keys of the wanted elements
-        forward += n_context * 4.0 * D * D + last + 4.0 * float(seen) * D
-    flops = BOTH_GRADIENTS * (forward + 2.0 * wanted * D * (D + size.V))
-    return flops + ONE_GRADIENT * 2.0 * float(regions.sum()) * (size.F + 6) * D
+    """FLOPs of one update (forward and backward) that padding has no part in, as trainings count them."""
+    return work_of(ModelSize.of(shape.config(), word_embeddings_trained=True), batch).flops
 
 
 class Ours:
